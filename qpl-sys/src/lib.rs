@@ -1,0 +1,1 @@
+//! Raw bindings of Intel libqpl.
