@@ -11,7 +11,9 @@
 //! A page is good when its final block ends in the last byte of its input and
 //! exactly 4096 bytes came out. Everything else is an [`InflateError`].
 
+mod avx512;
 mod error;
+mod lanes;
 mod reference;
 
 pub use error::InflateError;
@@ -46,17 +48,20 @@ pub struct Job {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Kind {
+    /// Sixteen fixed-Huffman pages side by side with AVX-512, VBMI2 and GFNI.
+    Avx512,
     /// libdeflate, as reference and fallback.
     Libdeflate,
 }
 
 impl Kind {
     /// Every kind, the fastest first, whether this CPU has it or not.
-    pub const ALL: &[Kind] = &[Kind::Libdeflate];
+    pub const ALL: &[Kind] = &[Kind::Avx512, Kind::Libdeflate];
 
     /// The name used in reports and on the command line.
     pub fn name(self) -> &'static str {
         match self {
+            Kind::Avx512 => "avx512",
             Kind::Libdeflate => "libdeflate",
         }
     }
@@ -67,6 +72,8 @@ impl Kind {
 pub struct Decoder {
     kind: Kind,
     libdeflate: Libdeflate,
+    scratch: lanes::Scratch,
+    order: Vec<u32>,
 }
 
 impl Default for Decoder {
@@ -90,7 +97,11 @@ impl Decoder {
 
     /// The decoder of one kind, or `None` where the CPU lacks what it needs.
     pub fn with_kind(kind: Kind) -> Option<Self> {
-        Some(Self { kind, libdeflate: Libdeflate::new()? })
+        if kind == Kind::Avx512 && !avx512::available() {
+            return None;
+        }
+        let scratch = lanes::Scratch::new(avx512::LANES);
+        Some(Self { kind, libdeflate: Libdeflate::new()?, scratch, order: Vec::new() })
     }
 
     /// Which kind this is.
@@ -120,7 +131,15 @@ impl Decoder {
         payload_len: usize,
         jobs: &mut [Job],
     ) {
-        for job in jobs {
+        self.order.clear();
+        for (number, job) in jobs.iter_mut().enumerate() {
+            if self.kind == Kind::Avx512
+                && job.len > 0
+                && lanes::is_final_fixed(unsafe { *payload.add(job.start as usize) })
+            {
+                self.order.push(number as u32);
+                continue;
+            }
             debug_assert!(job.start as usize + job.len as usize <= payload_len);
             // SAFETY: the job lies in the payload, which is readable and not
             // written while we are here.
@@ -132,6 +151,9 @@ impl Decoder {
                 // and no memory of ours.
                 unsafe { std::ptr::copy_nonoverlapping(page.as_ptr(), job.dst, PAGE) }
             });
+        }
+        if !self.order.is_empty() {
+            unsafe { avx512::decode(&mut self.scratch, payload, jobs, &self.order) };
         }
     }
 }
