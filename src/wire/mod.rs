@@ -40,18 +40,27 @@
 //! * [`Hello`]: the first bytes of a channel.
 //! * [`Packet`], [`PageList`]: a packet's header and its pages;
 //!   [`PacketHeader`] writes one. [`MethodId`] names the compression.
+//! * [`qpl`]: the lengths in front of a qpl packet's blocks.
+//! * [`main_stream`]: the main stream as a series of events.
+//! * [`ReturnMessage`]: what goes back to the source.
+//! * [`received_bitmap`]: received pages as the source wants to be told.
 //!
 //! All integers are big-endian unless said otherwise.
 
 mod hello;
+pub mod main_stream;
 mod method_id;
 mod packet;
 mod page_list;
+pub mod qpl;
+pub mod received_bitmap;
+mod return_path;
 
 pub use hello::{Hello, HelloError};
 pub use method_id::{MethodId, UnknownMethod};
 pub use packet::{Generation, Packet, PacketError, PacketHeader, PacketKind};
 pub use page_list::{MAX_BLOCK_LEN, PageList};
+pub use return_path::{MAX_BODY as MAX_RETURN_BODY, ReturnMessage, ReturnPathError};
 
 /// Bytes of one guest page on the wire, whatever the host's page size.
 pub const PAGE_SIZE: usize = 4096;
