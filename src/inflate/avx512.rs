@@ -120,8 +120,7 @@ pub(super) unsafe fn decode(
             put(&mut addr, _mm512_srli_epi64::<3>(group.bit));
             // SAFETY: a lane's position is inside its block or at most one
             // page's worth of codes behind it, which INPUT_PADDING covers.
-            let fetch =
-                |lane: usize| unsafe { _mm_loadu_si128(addr.0[lane] as *const __m128i) };
+            let fetch = |lane: usize| unsafe { _mm_loadu_si128(addr.0[lane] as *const __m128i) };
             let even = _mm512_inserti64x2::<3>(
                 _mm512_inserti64x2::<2>(
                     _mm512_inserti64x2::<1>(_mm512_castsi128_si512(fetch(0)), fetch(2)),
@@ -142,10 +141,8 @@ pub(super) unsafe fn decode(
             // Up to seven literals: the bytes whose reversed value is in
             // 0x30..0xc0, up to the first that is not. The last byte never is.
             let phase = _mm512_and_si512(group.bit, _mm512_set1_epi64(7));
-            let codes = _mm512_gf2p8affine_epi64_epi8::<0>(
-                _mm512_shrdv_epi64(low, high, phase),
-                reverse,
-            );
+            let codes =
+                _mm512_gf2p8affine_epi64_epi8::<0>(_mm512_shrdv_epi64(low, high, phase), reverse);
             let bytes = _mm512_sub_epi8(codes, _mm512_set1_epi8(0x30));
             let other = _mm512_or_si512(
                 _mm512_subs_epu8(bytes, _mm512_set1_epi8(0x8fu8 as i8)),
@@ -194,10 +191,7 @@ pub(super) unsafe fn decode(
             // (which is in `bytes` already). What the sum carries on into
             // higher bytes is behind the output and overwritten later.
             let ninth = _mm512_and_si512(_mm512_srli_epi64::<8>(bits), one);
-            let delta = _mm512_add_epi64(
-                _mm512_add_epi64(code, _mm512_set1_epi64(0x30)),
-                ninth,
-            );
+            let delta = _mm512_add_epi64(_mm512_add_epi64(code, _mm512_set1_epi64(0x30)), ninth);
             put(
                 &mut literals,
                 _mm512_mask_add_epi64(bytes, is_nine, bytes, _mm512_sllv_epi64(delta, run)),
@@ -210,10 +204,8 @@ pub(super) unsafe fn decode(
             let len = _mm512_mask_mov_epi64(one, is_match, len_all);
             let next = _mm512_add_epi64(here, len);
             let from = _mm512_mask_sub_epi64(group.page, is_match, here, dist);
-            let used = _mm512_add_epi64(
-                run,
-                _mm512_mask_mov_epi64(literal_used, is_match, match_used),
-            );
+            let used =
+                _mm512_add_epi64(run, _mm512_mask_mov_epi64(literal_used, is_match, match_used));
             let next_bit = _mm512_add_epi64(group.bit, used);
             put(&mut start, group.out);
             put(&mut dst, _mm512_mask_mov_epi64(next, is_match, here));
@@ -247,13 +239,15 @@ pub(super) unsafe fn decode(
                     );
                 }
             }
-            let block_end = _mm512_add_epi64(_mm512_add_epi64(group.bit, run), _mm512_set1_epi64(7));
+            let block_end =
+                _mm512_add_epi64(_mm512_add_epi64(group.bit, run), _mm512_set1_epi64(7));
             let old_out = group.out;
             group.bit = _mm512_mask_mov_epi64(group.bit, group.active, next_bit);
             group.out = _mm512_mask_mov_epi64(old_out, group.active, next);
 
             if events != 0 {
-                let (mut bit, mut out, mut lens, mut page, mut ends) = (addr, addr, addr, addr, addr);
+                let (mut bit, mut out, mut lens, mut page, mut ends) =
+                    (addr, addr, addr, addr, addr);
                 put(&mut ends, block_end);
                 put(&mut bit, group.bit);
                 put(&mut out, group.out);
@@ -276,7 +270,14 @@ pub(super) unsafe fn decode(
                         None => {
                             // SAFETY: checked by the verdict: the match lies
                             // in the page.
-                            unsafe { finish_match(src.0[lane], dst.0[lane], row.0[lane] as usize / COPY, event.len as usize) }
+                            unsafe {
+                                finish_match(
+                                    src.0[lane],
+                                    dst.0[lane],
+                                    row.0[lane] as usize / COPY,
+                                    event.len as usize,
+                                )
+                            }
                         }
                         Some(result) => {
                             job.result = result;

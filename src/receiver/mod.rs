@@ -55,9 +55,8 @@ use crate::{
     method::Workshop,
     ram::{Placement, Policy, RamBlock, ZeroMode},
     wire::{
-        Hello, MethodId,
+        Hello, MethodId, ReturnMessage,
         main_stream::{BlockInfo, Configuration, DeviceState, EarlyDevice, Limits},
-        ReturnMessage,
     },
 };
 use connection::Connection;
@@ -329,7 +328,7 @@ impl Receiver {
             },
             bytes_received: count(&counters.bytes),
             engine,
-            placement: self.workshop.placement.report(),
+            placement: Some(self.workshop.placement.report()),
             ..Report::default()
         };
         self.usage.settle(&mut report);
