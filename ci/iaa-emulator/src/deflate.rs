@@ -32,7 +32,17 @@ pub fn histogram(input: &[u8]) -> [u32; 320] {
     counts
 }
 
-/// The encoded bytes, or nothing when `limit` bytes are not enough. `codes` has the code in bits 14..0 in natural order
+/// Why the input could not be encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Error {
+    /// The output is longer than its limit.
+    DestinationShort = 25,
+    /// A symbol that is needed has no code.
+    InvalidCode = 30,
+}
+
+/// The encoded bytes, at most `limit`. `codes` has the code in bits 14..0 in natural order
 /// and its length from bit 15 up. `start` are `start_bits` bits to begin with. Also gives the bits used of the last byte,
 /// 0 meaning all eight.
 pub fn encode(
@@ -42,7 +52,7 @@ pub fn encode(
     start_bits: usize,
     tail: Tail,
     limit: usize,
-) -> Option<(Vec<u8>, u8)> {
+) -> Result<(Vec<u8>, u8), Error> {
     let mut writer =
         Writer { output: Vec::with_capacity(limit.min(2 * input.len() + 512)), held: 0, count: 0 };
     for bit in (0..start_bits).step_by(8) {
@@ -51,13 +61,13 @@ pub fn encode(
         writer.put(u64::from(byte) & ((1 << width) - 1), width);
     }
     for &byte in input {
-        writer.code(codes[usize::from(byte)]);
+        writer.code(codes[usize::from(byte)])?;
         if writer.output.len() > limit {
-            return None;
+            return Err(Error::DestinationShort);
         }
     }
     if tail != Tail::Nothing {
-        writer.code(codes[END_OF_BLOCK]);
+        writer.code(codes[END_OF_BLOCK])?;
     }
     if let Tail::EndOfBlockAndStored { last } = tail {
         writer.put(u64::from(last), 3);
@@ -66,7 +76,10 @@ pub fn encode(
     }
     let last_bits = (writer.count % 8) as u8;
     writer.align();
-    (writer.output.len() <= limit).then_some((writer.output, last_bits))
+    if writer.output.len() > limit {
+        return Err(Error::DestinationShort);
+    }
+    Ok((writer.output, last_bits))
 }
 
 struct Writer {
@@ -76,12 +89,14 @@ struct Writer {
 }
 
 impl Writer {
-    fn code(&mut self, entry: u32) {
-        let length = (entry >> 15).min(15);
-        let code = entry & 0x7fff;
-        if length != 0 {
-            self.put(u64::from(code.reverse_bits() >> (32 - length)), length);
+    fn code(&mut self, entry: u32) -> Result<(), Error> {
+        let length = entry >> 15;
+        if !(1..=15).contains(&length) {
+            return Err(Error::InvalidCode);
         }
+        let code = entry & 0x7fff;
+        self.put(u64::from(code.reverse_bits() >> (32 - length)), length);
+        Ok(())
     }
 
     fn put(&mut self, bits: u64, width: u32) {
@@ -148,9 +163,12 @@ mod tests {
         let (encoded, _) = encode(b"hello", &fixed(), &[0b011], 3, Tail::EndOfBlock, 64).unwrap();
         let exact = encode(b"hello", &fixed(), &[0b011], 3, Tail::EndOfBlock, encoded.len());
         assert_eq!(exact.unwrap().0, encoded);
-        assert!(
-            encode(b"hello", &fixed(), &[0b011], 3, Tail::EndOfBlock, encoded.len() - 1).is_none()
-        );
+        let short = encode(b"hello", &fixed(), &[0b011], 3, Tail::EndOfBlock, encoded.len() - 1);
+        assert_eq!(short, Err(Error::DestinationShort));
+        let mut codes = fixed();
+        codes[usize::from(b'l')] = 0;
+        let invalid = encode(b"hello", &codes, &[0b011], 3, Tail::EndOfBlock, 64);
+        assert_eq!(invalid, Err(Error::InvalidCode));
     }
 
     #[test]

@@ -24,15 +24,15 @@ pub enum Error {
     WrongLiteralCount = 6,
     /// A repeat runs past the distance codes.
     WrongDistanceCount = 7,
-    /// The lengths of the code-length code make no prefix code.
+    /// The lengths of the code-length code promise more codes than there are.
     BadLengthCodeLengths = 8,
-    /// The lengths of the literal/length code make no prefix code.
+    /// The same of the literal/length code.
     BadLiteralLengths = 9,
-    /// The lengths of the distance code make no prefix code.
+    /// The same of the distance code.
     BadDistanceLengths = 10,
-    /// Bits that are no literal/length code.
+    /// Bits that are no literal/length code, or symbol 286 or 287.
     BadLiteralCode = 11,
-    /// Bits that are no distance code.
+    /// Bits that are no distance code, or symbol 30 or 31.
     BadDistanceCode = 12,
     /// Block type 3.
     BadBlockType = 13,
@@ -40,9 +40,7 @@ pub enum Error {
     BadStoredLength = 14,
     /// The input ended before the final block did.
     BadEndOfStream = 15,
-    /// Length symbol 286 or 287.
-    BadLength = 16,
-    /// Distance symbol 30 or 31, or a distance beyond the window.
+    /// A distance beyond the window.
     BadDistance = 17,
     /// A distance that reaches before the first byte of output.
     BeforeStart = 18,
@@ -145,14 +143,12 @@ struct Code {
     symbols: [u16; 288],
 }
 
-/// What the lengths of a code add up to.
+/// What the lengths of a code add up to. Codes that leave bits unused are taken, as the device and libqpl's software do:
+/// only a stream that uses such bits is malformed.
 #[derive(PartialEq, Eq)]
 enum Kraft {
     Empty,
-    /// A single code of one bit, which DEFLATE allows for distances.
-    Single,
-    Incomplete,
-    Complete,
+    Usable,
     Oversubscribed,
 }
 
@@ -192,13 +188,7 @@ impl Code {
                 }
             }
         }
-        let kraft = match used {
-            0 => Kraft::Empty,
-            _ if left == 0 => Kraft::Complete,
-            1 if code.count[1] == 1 => Kraft::Single,
-            _ => Kraft::Incomplete,
-        };
-        (code, kraft)
+        (code, if used == 0 { Kraft::Empty } else { Kraft::Usable })
     }
 
     /// Reads one symbol; `bad` is the error for bits that are no code.
@@ -312,11 +302,8 @@ impl Decoder<'_, '_> {
             lengths[position] = self.bits.take(3)? as u8;
         }
         let (code, kraft) = Code::new(&lengths);
-        match kraft {
-            Kraft::Complete | Kraft::Single => {}
-            Kraft::Empty | Kraft::Incomplete | Kraft::Oversubscribed => {
-                return Err(End::Malformed(Error::BadLengthCodeLengths));
-            }
+        if kraft == Kraft::Oversubscribed {
+            return Err(End::Malformed(Error::BadLengthCodeLengths));
         }
         let literals = self.code_lengths(
             &code,
@@ -332,24 +319,20 @@ impl Decoder<'_, '_> {
         )?;
         let (literals, kraft) = Code::new(&literals[..literal_count]);
         match kraft {
-            Kraft::Complete | Kraft::Single => {}
+            Kraft::Usable => {}
             Kraft::Empty => return Err(End::Malformed(Error::NoLiteralCodes)),
-            Kraft::Incomplete | Kraft::Oversubscribed => {
-                return Err(End::Malformed(Error::BadLiteralLengths));
-            }
+            Kraft::Oversubscribed => return Err(End::Malformed(Error::BadLiteralLengths)),
         }
         let (distances, kraft) = Code::new(&distances[..distance_count]);
-        match kraft {
-            Kraft::Complete | Kraft::Single | Kraft::Empty => {}
-            Kraft::Incomplete | Kraft::Oversubscribed => {
-                return Err(End::Malformed(Error::BadDistanceLengths));
-            }
+        if kraft == Kraft::Oversubscribed {
+            return Err(End::Malformed(Error::BadDistanceLengths));
         }
         Ok((literals, distances))
     }
 
-    /// Reads the lengths of one of the two codes. The device reads the two apart: a repeat does not cross from one to
-    /// the other, although DEFLATE would allow it.
+    /// Reads the lengths of one of the two codes. The device reads the two apart, so that a repeat must not cross from one
+    /// to the other. DEFLATE allows it, and so does libqpl's software; streams of other compressors that are good by
+    /// RFC 1951 have been seen to be refused by real devices with these two errors.
     fn code_lengths(
         &mut self,
         code: &Code,
@@ -386,12 +369,12 @@ impl Decoder<'_, '_> {
                     let length = self.extended(&LENGTH_BASE, &LENGTH_EXTRA, symbol - 257)?;
                     let symbol = distances.read(&mut self.bits, Error::BadDistanceCode)?;
                     if symbol >= 30 {
-                        return Err(End::Malformed(Error::BadDistance));
+                        return Err(End::Malformed(Error::BadDistanceCode));
                     }
                     let distance = self.extended(&DISTANCE_BASE, &DISTANCE_EXTRA, symbol)?;
                     self.copy(length, distance)?;
                 }
-                _ => return Err(End::Malformed(Error::BadLength)),
+                _ => return Err(End::Malformed(Error::BadLiteralCode)),
             }
         }
     }
@@ -401,12 +384,12 @@ impl Decoder<'_, '_> {
     }
 
     fn copy(&mut self, length: usize, distance: usize) -> Result<(), End> {
-        if distance > WINDOW {
-            return Err(End::Malformed(Error::BadDistance));
-        }
         let have = self.output.len();
         if distance > have {
             return Err(End::Malformed(Error::BeforeStart));
+        }
+        if distance > WINDOW {
+            return Err(End::Malformed(Error::BadDistance));
         }
         let room = self.limit - have;
         let taken = length.min(room);

@@ -141,9 +141,9 @@ fn bad_blocks_and_symbols() {
     );
     // Symbol 286 of the fixed code, then distance symbol 30.
     let length = Stream::fixed().code(0xc6, 8).end().number(0, 32);
-    assert_eq!(length.error(), End::Malformed(Error::BadLength));
+    assert_eq!(length.error(), End::Malformed(Error::BadLiteralCode));
     let distance = Stream::fixed().literal(0).code(1, 7).code(30, 5).number(0, 32);
-    assert_eq!(distance.error(), End::Malformed(Error::BadDistance));
+    assert_eq!(distance.error(), End::Malformed(Error::BadDistanceCode));
     let before = Stream::fixed().literal(0).code(1, 7).code(1, 5).end();
     assert_eq!(before.error(), End::Malformed(Error::BeforeStart));
 }
@@ -165,7 +165,7 @@ fn headers_of_dynamic_blocks() {
     assert_eq!(header(257, 31).error(), End::Malformed(Error::TooManyDistanceCodes));
     let bad = |lengths| Stream::dynamic(257, 1, lengths).number(0, 32).error();
     assert_eq!(bad([1; 19]), End::Malformed(Error::BadLengthCodeLengths));
-    assert_eq!(bad([0; 19]), End::Malformed(Error::BadLengthCodeLengths));
+    assert_eq!(bad([0; 19]), End::Malformed(Error::UndefinedLengthCode));
     let repeat = header(257, 1).code(2, 2).number(0, 32);
     assert_eq!(repeat.error(), End::Malformed(Error::FirstLiteralLengthIsRepeat));
     // 250 zeros and then 11 more run past 257.

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::checksum::{crc32, xor16};
 use crate::counters::COUNTERS;
-use crate::deflate::{LITERAL_CODES, Tail, encode, histogram};
+use crate::deflate::{self, LITERAL_CODES, Tail, encode, histogram};
 use crate::descriptor::{
     COMPRESS, CRC32C, DECOMPRESS, Descriptor, INTERRUPT, KNOWN_FLAGS, NOOP, RECORD_VALID, Record,
 };
@@ -39,8 +39,6 @@ const COMPRESS_STATISTICS: u16 = 1;
 /// Flags of compression that are modelled: statistics, flush, end, literals only.
 const COMPRESS_MODELLED: u16 = 0x001f;
 const COMPRESS_AECS_SIZE: u32 = 0x620;
-
-const ERROR_DESTINATION_SHORT: u8 = 25;
 
 /// A record and what is to be stored before it is.
 #[derive(Debug)]
@@ -223,7 +221,7 @@ fn compress(
         let output: Vec<u8> =
             histogram(source).iter().flat_map(|count| count.to_le_bytes()).collect();
         if output.len() > descriptor.destination_size as usize {
-            return Record::error(ERROR_DESTINATION_SHORT).into();
+            return Record::error(deflate::Error::DestinationShort as u8).into();
         }
         return done(output, 0, (0, 0));
     }
@@ -250,7 +248,7 @@ fn compress(
     };
     let limit = descriptor.destination_size as usize;
     match encode(source, &codes, &aecs[0x20..0x120], held, tail, limit) {
-        Some((output, bits)) => done(output, bits, (word(0), word(4) as u16)),
-        None => Record::error(ERROR_DESTINATION_SHORT).into(),
+        Ok((output, bits)) => done(output, bits, (word(0), word(4) as u16)),
+        Err(error) => Record::error(error as u8).into(),
     }
 }
