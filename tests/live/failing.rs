@@ -66,25 +66,47 @@ fn a_killed_source_of_7_2() {
     broken_off(Version::V7_2, &Migration::new("none", 4, false), Qemu::kill);
 }
 
-/// The source has another method than the receiver was told.
-#[test]
-fn a_method_that_was_not_expected() {
-    let Some(qemu) = Version::V10_0.require() else { return };
-    let machine = Machine::pc(&qemu);
+/// Starts a receiver with more arguments than usual; it must refuse the migration at once, tell
+/// the source, and leave the guest runnable. Returns the error.
+fn refused(migration: &Migration, told: &Migration, more: &str) -> Option<String> {
+    let machine = Machine::pc(&Version::V10_0.require()?);
     let directory = TempDir::new().expect("a temporary directory");
     let mut source = Qemu::source(&machine);
-    let told = Migration::new("zstd", 2, true);
     let mut receiver = command::start(&format!(
-        "receive --listen {} {}",
+        "receive {more} --listen {} {}",
         listen_address("unix", directory.path()),
-        receive_arguments(&told, directory.path()),
+        receive_arguments(told, directory.path()),
     ));
     let address = receiver.address();
-    source.migrate_stopped(&Migration { method: "zlib", ..told }, &address);
+    source.migrate_stopped(migration, &address);
     let ended = receiver.wait();
     assert_eq!(ended.code, Some(1), "exit code; standard error: {}", ended.stderr);
     source.expect_migration("failed");
+    source.execute("cont", json!({}));
+    assert_eq!(source.run_state(), "running");
     let report = report(&directory.path().join("report.json"));
+    assert!(!directory.path().join("ram").join("manifest.json").exists());
     let error = report["error"].as_str().unwrap_or_else(|| panic!("no error in {report}"));
+    Some(error.to_owned())
+}
+
+#[test]
+fn a_method_that_was_not_expected() {
+    let told = Migration::new("zstd", 2, true);
+    let Some(error) = refused(&Migration { method: "zlib", ..told }, &told, "") else { return };
     assert!(error.contains("zlib") && error.contains("zstd"), "{error}");
+}
+
+#[test]
+fn more_channels_than_expected() {
+    let told = Migration::new("none", 2, true);
+    let Some(error) = refused(&Migration { channels: 4, ..told }, &told, "") else { return };
+    assert!(error.contains("channel"), "{error}");
+}
+
+#[test]
+fn more_ram_than_allowed() {
+    let migration = Migration::new("none", 2, true);
+    let Some(error) = refused(&migration, &migration, "--max-ram 8M") else { return };
+    assert!(!error.is_empty());
 }

@@ -21,6 +21,7 @@ mod failing;
 mod guest;
 mod qemu;
 mod qmp;
+mod qpl;
 mod ram;
 mod receiving;
 mod recording;

@@ -3,6 +3,7 @@
 use crate::qmp::Qmp;
 use crate::{DEADLINE, guest, wait_for};
 use serde_json::{Value, json};
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -56,9 +57,8 @@ impl Version {
             let required = std::env::var_os("MULTIFD_QPL_REQUIRE_QEMU").is_some_and(|v| v == "1");
             assert!(!required, "QEMU {number} is required and missing: run ci/install-qemu");
             // Written past the test runner's capture, so that a passing run shows it.
-            let mut stderr = std::io::stderr();
-            let _ =
-                writeln!(stderr, "SKIPPED {test}: no QEMU {number}; ci/install-qemu installs it");
+            let line = format!("SKIPPED {test}: no QEMU {number}; ci/install-qemu installs it\n");
+            let _ = std::io::stderr().write_all(line.as_bytes());
         }
         found
     }
@@ -91,11 +91,13 @@ pub struct Migration {
     pub return_path: bool,
     /// `zero-page-detection`, where it is not left alone.
     pub zero_pages: Option<&'static str>,
+    /// Capabilities besides those that follow from the above.
+    pub capabilities: &'static [&'static str],
 }
 
 impl Migration {
     pub fn new(method: &'static str, channels: u32, return_path: bool) -> Self {
-        Self { method, channels, return_path, zero_pages: None }
+        Self { method, channels, return_path, zero_pages: None, capabilities: &[] }
     }
 }
 
@@ -133,6 +135,7 @@ impl Qemu {
         let directory = TempDir::new().expect("a temporary directory");
         let rom = guest::build(directory.path(), machine.ram_mib);
         let socket = directory.path().join("qmp");
+        let messages = directory.path().join("stderr");
         let mut command = Command::new(&machine.qemu);
         // A QEMU unpacked in a directory of its own finds its data beside itself.
         if let Some(data) = machine.qemu.parent().map(|bin| bin.join("../share/qemu"))
@@ -151,11 +154,13 @@ impl Qemu {
             .arg(format!("unix:{},server=on,wait=off", socket.display()))
             .args(extra)
             .stdin(Stdio::null())
+            .stderr(File::create(&messages).expect("a file for QEMU's messages"))
             .spawn()
             .expect("QEMU starts");
         let qmp = wait_for("QEMU's monitor", || {
             if let Some(status) = child.try_wait().expect("QEMU's state") {
-                panic!("QEMU ended at once: {status}");
+                let messages = std::fs::read_to_string(&messages).unwrap_or_default();
+                panic!("QEMU ended at once ({status}): {messages}");
             }
             Qmp::connect(&socket, DEADLINE).ok()
         });
@@ -179,10 +184,13 @@ impl Qemu {
 
     /// Sets what both ends must agree on.
     fn configure(&mut self, migration: &Migration) {
-        let mut capabilities = vec![json!({"capability": "multifd", "state": true})];
-        if migration.return_path {
-            capabilities.push(json!({"capability": "return-path", "state": true}));
-        }
+        let mut capabilities = vec!["multifd"];
+        capabilities.extend(migration.return_path.then_some("return-path"));
+        capabilities.extend(migration.capabilities);
+        let capabilities: Vec<Value> = capabilities
+            .into_iter()
+            .map(|capability| json!({"capability": capability, "state": true}))
+            .collect();
         self.execute("migrate-set-capabilities", json!({"capabilities": capabilities}));
         let mut parameters = json!({
             "multifd-channels": migration.channels,

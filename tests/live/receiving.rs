@@ -27,7 +27,7 @@ pub fn receive_arguments(migration: &Migration, directory: &Path) -> String {
 }
 
 /// Migrates a running guest in several rounds and compares. Returns the report.
-fn receive_live(machine: &Machine, migration: &Migration, transport: &str) -> Value {
+pub fn receive_live(machine: &Machine, migration: &Migration, transport: &str) -> Value {
     let directory = TempDir::new().expect("a temporary directory");
     let mut source = Qemu::source(machine);
     let mut receiver = command::start(&format!(
@@ -122,6 +122,22 @@ fn zero_pages_sent_as_data() {
         assert_eq!(report["pages"]["legacy_zero"], 0, "{report}");
         assert_eq!(report["pages"]["zero"], 0, "{report}");
     }
+}
+
+/// The source waits for an acknowledgement before it stops the guest.
+#[test]
+fn a_source_that_wants_the_switchover_acknowledged() {
+    let migration =
+        Migration { capabilities: &["switchover-ack"], ..Migration::new("zstd", 2, true) };
+    receive_from_10_0("pc", &migration, "tcp");
+}
+
+/// The source's UUID stands in the stream's configuration as well.
+#[test]
+fn a_source_that_sends_its_uuid() {
+    let migration =
+        Migration { capabilities: &["validate-uuid"], ..Migration::new("none", 2, false) };
+    receive_from_10_0("pc", &migration, "unix");
 }
 
 /// A 7.2 source whose guest stands still has nothing to lose: its own RAM is exact.

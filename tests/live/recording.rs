@@ -54,7 +54,12 @@ fn digests(report: &Value) -> Vec<(&Value, &Value)> {
 
 /// Records, replays twice, sends to a QEMU that listens at a `transport` address, compares.
 /// `source_ram` says whether the source's own RAM is exact, and compares with that as well.
-fn record_and_send(machine: &Machine, migration: &Migration, transport: &str, source_ram: bool) {
+pub fn record_and_send(
+    machine: &Machine,
+    migration: &Migration,
+    transport: &str,
+    source_ram: bool,
+) {
     let directory = TempDir::new().expect("a temporary directory");
     let mut source = record(machine, migration, directory.path());
     let (received, report) = replay(directory.path(), 1);
