@@ -7,8 +7,12 @@
 //! fits worker threads as well as a device with many jobs in flight.
 
 mod buffer;
+mod choose;
+mod software;
 
 pub use buffer::{BufferPool, PacketBuffer};
+pub use choose::{EngineChoice, UnknownEngine};
+pub use software::{CHUNK, MakeDecoder, PageDecoder, SoftwareEngine};
 
 use std::sync::Arc;
 
@@ -48,6 +52,12 @@ pub trait Engine: Send + Sync + std::fmt::Debug {
 
 /// The jobs of one channel.
 pub trait PageQueue: Send {
+    /// Takes a buffer for the next packet from `pool`, waiting for one to come
+    /// back when all are out. A queue that only finishes packets when its
+    /// owner calls it does so meanwhile.
+    fn buffer(&mut self, pool: &mut BufferPool) -> Result<PacketBuffer, EngineError> {
+        pool.take()
+    }
     /// Takes a packet over. Returns before its pages are decoded wherever it
     /// can, and blocks only while there is no room. An error, also of an
     /// earlier packet, ends the migration.

@@ -1,9 +1,12 @@
 //! RAMBlocks, the received map and placement.
 
-/// One RAMBlock.
-#[derive(Debug)]
-pub struct RamBlock;
+mod block;
+mod map;
+pub mod placement;
 
-/// Why bytes could not be put into guest memory.
-#[derive(Debug, thiserror::Error)]
-pub enum PlacementError {}
+pub use block::{BlockError, Initial, RamBlock};
+pub use map::{MapError, ReceivedMap};
+pub use placement::{
+    InPlace, Landing, Placement, PlacementError, PlacementReport, Policy, Staging, StagingPool,
+    ZeroCounts, ZeroMode, zero_pages,
+};
