@@ -23,7 +23,7 @@ pub use stream::{PageStream, Streamed};
 use crate::{
     engine::{Engine, EngineError},
     ram::{Placement, PlacementError, RamBlock},
-    wire::{MethodId, QplError},
+    wire::{MethodId, qpl::QplError},
 };
 
 /// Where the payload of the packet at hand comes from. Whatever a method does

@@ -10,7 +10,7 @@ use super::{Method, MethodError, Payload, Workshop};
 use crate::{
     engine::{BufferPool, PageJob, PagePacket, PageQueue},
     ram::RamBlock,
-    wire::{self, MAX_PACKET_PAGES, MAX_PAYLOAD, QplBlock},
+    wire::{self, MAX_PACKET_PAGES, MAX_PAYLOAD, qpl::QplBlock},
 };
 
 /// Method qpl on one channel.

@@ -15,7 +15,7 @@ use std::{
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::session::Session;
-use crate::wire::return_path::ReturnMessage;
+use crate::wire::ReturnMessage;
 
 /// How long a sleeping reader goes without looking at the clock.
 const TICK: Duration = Duration::from_millis(250);

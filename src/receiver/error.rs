@@ -46,7 +46,7 @@ pub enum ReceiveError {
     #[error("{0}")]
     Io(#[from] io::Error),
     /// A file of a recording.
-    #[error("{}: {1}", .0.display())]
+    #[error("{path}: {1}", path = .0.display())]
     File(std::path::PathBuf, #[source] io::Error),
     /// Another thread failed first.
     #[error("the migration was given up")]

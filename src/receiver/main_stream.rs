@@ -16,7 +16,7 @@ use crate::{
             BlockInfo, Command, Configuration, DeviceState, EarlyDevice, Event, Limits, MainParser, Phase,
             SectionKind,
         },
-        return_path::ReturnMessage,
+        ReturnMessage,
     },
 };
 

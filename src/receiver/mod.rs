@@ -57,7 +57,7 @@ use crate::{
     wire::{
         Hello, MethodId,
         main_stream::{BlockInfo, Configuration, DeviceState, EarlyDevice, Limits},
-        return_path::ReturnMessage,
+        ReturnMessage,
     },
 };
 use connection::Connection;

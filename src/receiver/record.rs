@@ -22,7 +22,7 @@ use crate::{
     wire::{
         Hello,
         main_stream::{Command, Event, MainParser, Phase, SectionKind},
-        return_path::ReturnMessage,
+        ReturnMessage,
     },
 };
 

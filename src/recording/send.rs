@@ -17,8 +17,8 @@ use std::{
 
 use super::{Recording, RecordingError};
 use crate::wire::{
+    ReturnMessage, ReturnPathError,
     main_stream::{Command, Event, Limits, MainParser},
-    return_path::{ReturnMessage, ReturnPathError},
 };
 
 /// Bytes copied at a time.
@@ -78,7 +78,7 @@ pub fn send(
     let Some(main_file) = files.next() else {
         return Err(SendError::Recording(RecordingError::NoMain(recording.dir().to_owned())));
     };
-    let main = socket(connect)?;
+    let main = socket(&connect)?;
     let mut channels = Vec::new();
     for file in files {
         channels.push((file, socket(&connect)?));

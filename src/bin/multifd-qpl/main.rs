@@ -1,8 +1,6 @@
-//! `multifd-qpl`: receives, records, replays, generates and measures QEMU
 //! multifd live migrations. One file per subcommand.
 
 mod args;
-mod generate;
 mod output;
 mod progress;
 mod receive;
@@ -30,7 +28,6 @@ enum Command {
     Replay(replay::Args),
     Record(record::Args),
     Send(send::Args),
-    Generate(generate::Args),
 }
 
 fn main() -> ExitCode {
@@ -47,7 +44,6 @@ fn main() -> ExitCode {
         Command::Replay(args) => replay::run(args),
         Command::Record(args) => record::run(args),
         Command::Send(args) => send::run(args),
-        Command::Generate(args) => generate::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

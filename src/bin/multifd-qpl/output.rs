@@ -32,7 +32,7 @@ pub enum Error {
     #[error("cannot listen on {0}: {1}")]
     Listen(Address, #[source] io::Error),
     /// A file of the result.
-    #[error("{}: {1}", .0.display())]
+    #[error("{path}: {1}", path = .0.display())]
     File(PathBuf, #[source] io::Error),
     /// The report could not be printed.
     #[error("cannot print the report: {0}")]
