@@ -9,10 +9,12 @@
 mod buffer;
 mod choose;
 pub mod hardware;
+mod qpl_software;
 mod software;
 
 pub use buffer::{BufferPool, PacketBuffer};
 pub use choose::{EngineChoice, UnknownEngine};
+pub use qpl_software::{QplDecoder, qpl_software_engine};
 pub use software::{CHUNK, MakeDecoder, PageDecoder, SoftwareEngine};
 
 use std::sync::Arc;
