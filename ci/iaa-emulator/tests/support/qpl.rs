@@ -149,7 +149,7 @@ impl Job {
         let begun = Instant::now();
         loop {
             match self.check() {
-                BEING_PROCESSED if begun.elapsed() < patience => std::hint::spin_loop(),
+                BEING_PROCESSED if begun.elapsed() < patience => std::thread::yield_now(),
                 status => return status,
             }
         }
