@@ -12,7 +12,7 @@ use super::InflateError;
 use super::lanes::{DISTANCES, LENGTHS};
 
 /// Table bits of the literal and length code.
-pub(super) const LITLEN_BITS: u32 = 10;
+pub(super) const LITLEN_BITS: u32 = 11;
 /// Table bits of the distance code.
 pub(super) const DISTANCE_BITS: u32 = 8;
 /// Table bits of the code for code lengths, which are all it can have.

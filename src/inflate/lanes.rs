@@ -24,7 +24,7 @@ pub(super) const END_OF_BLOCK: u16 = 0x7000;
 /// Length given to the symbols 286 and 287, which mean nothing.
 pub(super) const INVALID: u16 = 0x6000;
 /// Distance given to the codes 30 and 31: further back than any real one.
-const TOO_FAR: u16 = 0x8001;
+pub(super) const TOO_FAR: u16 = 0x8001;
 
 /// Base length and number of extra bits of the symbols 257 to 285.
 pub(super) const LENGTHS: [(u16, u8); 29] = {

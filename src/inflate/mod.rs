@@ -19,6 +19,7 @@
 //! * `lanes`, `avx512`: many fixed-Huffman pages side by side.
 //! * `reference`: libdeflate behind the same interface.
 
+mod avx2;
 mod avx512;
 mod bits;
 mod codes;
@@ -66,6 +67,9 @@ pub enum Kind {
     /// Sixteen fixed-Huffman pages side by side with AVX-512, VBMI2 and GFNI;
     /// other pages as [`Kind::Bmi2`] does.
     Avx512,
+    /// Eight fixed-Huffman pages side by side with AVX2; other pages as
+    /// [`Kind::Bmi2`] does.
+    Avx2,
     /// One page at a time, compiled for CPUs with BMI2.
     Bmi2,
     /// One page at a time, for any CPU.
@@ -76,12 +80,14 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, the fastest first, whether this CPU has it or not.
-    pub const ALL: &[Kind] = &[Kind::Avx512, Kind::Bmi2, Kind::Portable, Kind::Libdeflate];
+    pub const ALL: &[Kind] =
+        &[Kind::Avx512, Kind::Avx2, Kind::Bmi2, Kind::Portable, Kind::Libdeflate];
 
     /// The name used in reports and on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Avx512 => "avx512",
+            Kind::Avx2 => "avx2",
             Kind::Bmi2 => "bmi2",
             Kind::Portable => "portable",
             Kind::Libdeflate => "libdeflate",
@@ -92,7 +98,7 @@ impl Kind {
     pub fn is_available(self) -> bool {
         match self {
             Kind::Avx512 => scalar::bmi2_available() && avx512::available(),
-            Kind::Bmi2 => scalar::bmi2_available(),
+            Kind::Avx2 | Kind::Bmi2 => scalar::bmi2_available(),
             Kind::Portable | Kind::Libdeflate => true,
         }
     }
@@ -139,7 +145,11 @@ impl Decoder {
     }
 
     fn own(kind: Kind) -> Self {
-        let lanes = if kind == Kind::Avx512 { avx512::LANES } else { 1 };
+        let lanes = match kind {
+            Kind::Avx512 => avx512::LANES,
+            Kind::Avx2 => avx2::LANES,
+            _ => 1,
+        };
         let engine = Engine::Own {
             scalar: Scalar::new(),
             scratch: Scratch::new(lanes),
@@ -209,7 +219,7 @@ impl Decoder {
             }
             Engine::Own { scalar, scratch, order } => {
                 order.clear();
-                if self.kind == Kind::Avx512 {
+                if matches!(self.kind, Kind::Avx512 | Kind::Avx2) {
                     for (number, job) in jobs.iter().enumerate() {
                         // SAFETY: the first byte of a block of at least one.
                         let first = job.len > 0
@@ -218,7 +228,9 @@ impl Decoder {
                             order.push(number as u32);
                         }
                     }
-                    if order.len() < avx512::WORTH_IT {
+                    if order.len()
+                        < if self.kind == Kind::Avx512 { avx512::WORTH_IT } else { avx2::WORTH_IT }
+                    {
                         order.clear();
                     }
                 }
@@ -246,7 +258,13 @@ impl Decoder {
                     // SAFETY: passed on by our caller; the kind was available,
                     // and `order` holds numbers of jobs that begin as fixed
                     // blocks.
-                    unsafe { avx512::decode(scratch, payload, jobs, order) };
+                    unsafe {
+                        if self.kind == Kind::Avx512 {
+                            avx512::decode(scratch, payload, jobs, order)
+                        } else {
+                            avx2::decode(scratch, payload, jobs, order)
+                        }
+                    };
                 }
             }
         }
