@@ -87,7 +87,8 @@ impl Memory {
         let fault = |address, refused| Fault { address, write: false, refused };
         let mut bytes = vec![0; length];
         for (start, part) in parts(address, length) {
-            if !self.is_present(start, false) {
+            let present = self.is_present(start, false);
+            if !present {
                 count_fault(usage);
                 if !block_on_fault {
                     return Err(fault(start, false));
@@ -98,7 +99,7 @@ impl Memory {
                 COUNTERS.io_page_faults_resolved.fetch_add(1, Relaxed);
                 *resolved += 1;
             }
-            self.note(start / PAGE);
+            self.note(start / PAGE, present);
             let range = (start - address) as usize..(start - address) as usize + part;
             if !copy_from(start, &mut bytes[range]) {
                 return Err(fault(start, block_on_fault));
@@ -119,7 +120,8 @@ impl Memory {
         for (start, part) in parts(address, bytes.len()) {
             let from = (start - address) as usize;
             let piece = &bytes[from..from + part];
-            if self.is_present(start, true) {
+            let present = self.is_present(start, true);
+            if present {
                 if !copy_to(start, piece) {
                     count_fault(usage);
                     return Err(Fault { address: start, write: true, refused: block_on_fault });
@@ -135,7 +137,7 @@ impl Memory {
                 COUNTERS.io_page_faults_resolved.fetch_add(1, Relaxed);
                 *resolved += 1;
             }
-            self.note(start / PAGE);
+            self.note(start / PAGE, present);
         }
         Ok(())
     }
@@ -182,14 +184,17 @@ impl Memory {
         entry & PRESENT != 0 && (!write || writable)
     }
 
-    /// Remembers the translation of a page that was just used.
-    fn note(&self, page: u64) {
+    /// Remembers the translation of a page that was just used. One that was used before and had to be fetched, or has
+    /// another frame, has been taken away in between.
+    fn note(&self, page: u64, present: bool) {
         let frame = self.entry(page) & FRAME;
         let old =
             self.translations.lock().unwrap_or_else(PoisonError::into_inner).insert(page, frame);
         match old {
             None => COUNTERS.translations.fetch_add(1, Relaxed),
-            Some(old) if old != frame => COUNTERS.translations_changed.fetch_add(1, Relaxed),
+            Some(old) if old != frame || !present => {
+                COUNTERS.translations_changed.fetch_add(1, Relaxed)
+            }
             Some(_) => 0,
         };
     }
