@@ -121,7 +121,9 @@ pub fn start() -> Result<&'static Machine, String> {
     static STARTING: Mutex<()> = Mutex::new(());
     let _one_at_a_time = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(machine) = current() {
-        hook::install();
+        if machine.settings.transport == Transport::Write {
+            hook::install();
+        }
         return Ok(machine);
     }
     let settings = settings()?;
@@ -132,7 +134,13 @@ pub fn start() -> Result<&'static Machine, String> {
     ));
     CURRENT.store(machine, Release);
     match machine.settings.transport {
-        Transport::Write => hook::install(),
+        Transport::Write => {
+            if !hook::install() {
+                say_once(
+                    "cannot tell where libqpl writes: full queues will block, and busy cannot be injected",
+                );
+            }
+        }
         Transport::Enqcmd => {
             trap::install().map_err(|error| format!("cannot catch ENQCMD: {error}"))?
         }
