@@ -87,7 +87,7 @@ impl Memory {
         let fault = |address, refused| Fault { address, write: false, refused };
         let mut bytes = vec![0; length];
         for (start, part) in parts(address, length) {
-            let present = self.is_present(start, false);
+            let (present, frame) = self.look_up(start, false);
             if !present {
                 count_fault(usage);
                 if !block_on_fault {
@@ -99,7 +99,7 @@ impl Memory {
                 COUNTERS.io_page_faults_resolved.fetch_add(1, Relaxed);
                 *resolved += 1;
             }
-            self.note(start / PAGE, present);
+            self.note(start / PAGE, present.then_some(frame));
             let range = (start - address) as usize..(start - address) as usize + part;
             if !copy_from(start, &mut bytes[range]) {
                 return Err(fault(start, block_on_fault));
@@ -120,7 +120,7 @@ impl Memory {
         for (start, part) in parts(address, bytes.len()) {
             let from = (start - address) as usize;
             let piece = &bytes[from..from + part];
-            let present = self.is_present(start, true);
+            let (present, frame) = self.look_up(start, true);
             if present {
                 if !copy_to(start, piece) {
                     count_fault(usage);
@@ -138,7 +138,7 @@ impl Memory {
                 COUNTERS.io_page_faults_resolved.fetch_add(1, Relaxed);
                 *resolved += 1;
             }
-            self.note(start / PAGE, present);
+            self.note(start / PAGE, present.then_some(frame));
         }
         Ok(())
     }
@@ -179,21 +179,22 @@ impl Memory {
         }
     }
 
-    fn is_present(&self, address: u64, write: bool) -> bool {
+    /// Whether a page is there for a read or a write, and its frame.
+    fn look_up(&self, address: u64, write: bool) -> (bool, u64) {
         let entry = self.entry(address / PAGE);
         let writable = entry & WRITE_PROTECTED == 0 && entry & (FILE | EXCLUSIVE) != 0;
-        entry & PRESENT != 0 && (!write || writable)
+        (entry & PRESENT != 0 && (!write || writable), entry & FRAME)
     }
 
-    /// Remembers the translation of a page that was just used. One that was used before and had to be fetched, or has
-    /// another frame, has been taken away in between.
-    fn note(&self, page: u64, present: bool) {
-        let frame = self.entry(page) & FRAME;
+    /// Remembers the translation of a page that was just used: its frame, or nothing when it had to be fetched. One that
+    /// was used before and had to be fetched, or has another frame, has been taken away in between.
+    fn note(&self, page: u64, present: Option<u64>) {
+        let frame = present.unwrap_or_else(|| self.entry(page) & FRAME);
         let old =
             self.translations.lock().unwrap_or_else(PoisonError::into_inner).insert(page, frame);
         match old {
             None => COUNTERS.translations.fetch_add(1, Relaxed),
-            Some(old) if old != frame || !present => {
+            Some(old) if old != frame || present.is_none() => {
                 COUNTERS.translations_changed.fetch_add(1, Relaxed)
             }
             Some(_) => 0,
