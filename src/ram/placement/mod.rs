@@ -44,7 +44,7 @@ use std::{
 
 pub use self::{
     error::PlacementError,
-    landing::{InPlace, Landing},
+    landing::{InPlace, Landing, Lost},
     report::{BlockWay, PageCounts, PlacementReport},
     staging::{Staging, StagingPool},
     way::Way,
@@ -62,10 +62,11 @@ use super::{
 const GIVE_BACK_PAGES: u32 = 64;
 
 /// How absent pages get their bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Policy {
     /// From resident staging, one UFFDIO_COPY for each run of pages.
+    #[default]
     Place,
     /// MADV_POPULATE_WRITE for the run, then stores.
     Populate,

@@ -91,7 +91,7 @@ pub struct BlockWay {
 }
 
 /// What placement did, for the migration's report.
-#[derive(Debug, Clone, serde::Serialize)]
+#[derive(Debug, Clone, Default, serde::Serialize)]
 pub struct PlacementReport {
     /// The policy.
     pub policy: Policy,
