@@ -15,6 +15,7 @@
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
 compile_error!("multifd-qpl receives x86-64 guests on Linux hosts only");
 
+pub mod doctor;
 pub mod engine;
 pub mod inflate;
 pub mod method;

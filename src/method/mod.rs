@@ -92,13 +92,17 @@ pub fn open(method: MethodId, workshop: &Workshop) -> Result<Box<dyn Method>, Me
 #[derive(Debug, thiserror::Error)]
 pub enum MethodError {
     /// The source uses a method that this crate knows and does not decode.
-    #[error("the source compresses with {0}, which is not supported: set multifd-compression to none, zlib, zstd or qpl")]
+    #[error(
+        "the source compresses with {0}, which is not supported: set multifd-compression to none, zlib, zstd or qpl"
+    )]
     Refused(MethodId),
     /// The payload could not be read.
     #[error("reading a packet's payload: {0}")]
     Read(#[from] io::Error),
     /// The payload's length is not what the method asks for.
-    #[error("a packet of {pages} pages has a payload of {len} bytes, and the method says {expected}")]
+    #[error(
+        "a packet of {pages} pages has a payload of {len} bytes, and the method says {expected}"
+    )]
     Length {
         /// Data pages in the packet.
         pages: usize,

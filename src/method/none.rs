@@ -59,8 +59,7 @@ impl Method for None {
                 Some(staging) => staging,
                 Option::None => Staging::new()?,
             };
-            let landing =
-                Landing::begin(&self.placement, block, chunk, staging, InPlace::Allowed)?;
+            let landing = Landing::begin(&self.placement, block, chunk, staging, InPlace::Allowed)?;
             self.parts.0.clear();
             self.parts.0.extend(landing.io_slices());
             // SAFETY: a landing's destinations are writable and ours alone

@@ -119,7 +119,8 @@ impl Channel<'_> {
     fn zero(&mut self, block: &RamBlock) -> Result<(), ReceiveError> {
         let counters = &self.shared.session.counters;
         let pages = self.pages.zero();
-        let done = zero_pages(&self.shared.workshop.placement, block, pages, self.shared.zero_mode)?;
+        let done =
+            zero_pages(&self.shared.workshop.placement, block, pages, self.shared.zero_mode)?;
         Counters::add(&counters.zero, pages.len() as u64);
         Counters::add(&counters.zero_untouched, done.untouched.into());
         Counters::add(&counters.zero_cleared, done.cleared.into());

@@ -67,8 +67,7 @@ impl Connection {
         // SAFETY: F_GETFL and F_SETFL on a descriptor we own touch no memory.
         let failed = unsafe {
             let flags = libc::fcntl(fd.as_raw_fd(), libc::F_GETFL);
-            flags < 0
-                || libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) < 0
+            flags < 0 || libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) < 0
         };
         if failed {
             return Err(io::Error::last_os_error());
@@ -82,7 +81,16 @@ impl Connection {
     }
 
     fn new(fd: OwnedFd, kind: Kind, session: Arc<Session>) -> Self {
-        Self { fd, kind, session, patience: None, to_the_end: false, buffer: vec![0; AHEAD].into(), start: 0, end: 0 }
+        Self {
+            fd,
+            kind,
+            session,
+            patience: None,
+            to_the_end: false,
+            buffer: vec![0; AHEAD].into(),
+            start: 0,
+            end: 0,
+        }
     }
 
     /// Limits the silence in any one read, or goes back to the session's rule.

@@ -64,9 +64,7 @@ impl<'a> Door<'a> {
         let (listener, ready, recorded) = match source {
             Source::Listener(listener) => (Some(listener), Vec::new(), false),
             Source::Sockets(sockets) => (None, sockets, false),
-            Source::Files(files) => {
-                (None, files.into_iter().map(OwnedFd::from).collect(), true)
-            }
+            Source::Files(files) => (None, files.into_iter().map(OwnedFd::from).collect(), true),
         };
         let channels = match &listener {
             Some(_) => options.channels,
@@ -179,7 +177,8 @@ impl<'a> Door<'a> {
                 Err(error) => session.fail(error),
             }
         };
-        let spawned = thread::Builder::new().name("connection".to_owned()).spawn_scoped(scope, work);
+        let spawned =
+            thread::Builder::new().name("connection".to_owned()).spawn_scoped(scope, work);
         if let Err(error) = spawned {
             self.gate.gone();
             session.fail(error.into());

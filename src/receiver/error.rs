@@ -90,7 +90,9 @@ pub enum ReceiveError {
     #[error("two connections say that they are channel {0}")]
     DuplicateChannel(u8),
     /// An id beyond the number of channels.
-    #[error("channel {id} connected, but there are only {channels} channels: set --channels as multifd-channels is set at the source")]
+    #[error(
+        "channel {id} connected, but there are only {channels} channels: set --channels as multifd-channels is set at the source"
+    )]
     ChannelOutOfRange {
         /// Its id.
         id: u8,

@@ -11,12 +11,11 @@ use super::{
 use crate::{
     ram::{InPlace, Landing, RamBlock, Staging, zero_pages},
     wire::{
-        MAX_PACKET_PAGES, MethodId, PAGE_SIZE,
+        MAX_PACKET_PAGES, MethodId, PAGE_SIZE, ReturnMessage,
         main_stream::{
-            BlockInfo, Command, Configuration, DeviceState, EarlyDevice, Event, Limits, MainParser, Phase,
-            SectionKind,
+            BlockInfo, Command, Configuration, DeviceState, EarlyDevice, Event, Limits, MainParser,
+            Phase, SectionKind,
         },
-        ReturnMessage,
     },
 };
 
@@ -179,7 +178,7 @@ impl Reader<'_> {
                 Event::Flush => {
                     self.main.connection.consume(used);
                     self.flush()?;
-                    self.flush_record(parser.phase())?;
+                    self.flush_record()?;
                     continue;
                 }
                 Event::Eos { section } => {
@@ -238,9 +237,10 @@ impl Reader<'_> {
     }
 
     /// A FLUSH record.
-    fn flush_record(&mut self, phase: Phase) -> Result<(), ReceiveError> {
+    fn flush_record(&mut self) -> Result<(), ReceiveError> {
         match self.mode {
-            SyncMode::Unknown if phase == Phase::Setup => self.mode = SyncMode::PerRound,
+            // No EOS has come yet: this is the START section.
+            SyncMode::Unknown => self.mode = SyncMode::PerRound,
             SyncMode::PerRound => {}
             // Source 8.1.0 sends them even if it has no channels.
             _ if self.channels == 0 => return Ok(()),
@@ -356,8 +356,7 @@ impl Shared<'_> {
             None => Staging::new()?,
         };
         let placement = &self.workshop.placement;
-        let landing =
-            Landing::begin(placement, block, &batch.pages, staging, InPlace::Allowed)?;
+        let landing = Landing::begin(placement, block, &batch.pages, staging, InPlace::Allowed)?;
         for (index, page) in batch.bytes.chunks_exact(PAGE_SIZE).enumerate() {
             // SAFETY: `page` is one page long and in our own vector; the
             // destination is one writable page that is ours until the commit.

@@ -20,9 +20,8 @@ use super::{
 use crate::{
     recording::{channel_file, main_file},
     wire::{
-        Hello,
+        Hello, ReturnMessage,
         main_stream::{Command, Event, MainParser, Phase, SectionKind},
-        ReturnMessage,
     },
 };
 

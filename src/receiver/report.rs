@@ -40,8 +40,8 @@ pub struct Report {
     pub blocks: Vec<BlockReport>,
     /// What decoded the pages of method qpl.
     pub engine: EngineReport,
-    /// How pages got into guest memory.
-    pub placement: PlacementReport,
+    /// How pages got into guest memory; not there if the receiver did not start.
+    pub placement: Option<PlacementReport>,
     /// Device sections stored, and whether their description agrees with them.
     pub devices: DeviceReport,
 }

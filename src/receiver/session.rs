@@ -141,7 +141,10 @@ impl Session {
     /// interest.
     pub fn check(&self) -> io::Result<()> {
         if self.has_failed() {
-            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the migration has failed"));
+            return Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "the migration has failed",
+            ));
         }
         Ok(())
     }

@@ -72,9 +72,8 @@ impl Recording {
         if !main_file(&dir).is_file() {
             return Err(RecordingError::NoMain(dir));
         }
-        let present: Vec<usize> = (0..=MAX_CHANNELS)
-            .filter(|&id| channel_file(&dir, id as u8).is_file())
-            .collect();
+        let present: Vec<usize> =
+            (0..=MAX_CHANNELS).filter(|&id| channel_file(&dir, id as u8).is_file()).collect();
         if let Some(missing) = (0..present.len()).find(|&id| present[id] != id) {
             return Err(RecordingError::Gap { dir, found: present.len(), missing });
         }
@@ -95,9 +94,7 @@ impl Recording {
     pub fn open_files(&self) -> Result<Vec<File>, RecordingError> {
         std::iter::once(main_file(&self.dir))
             .chain((0..self.channels).map(|id| channel_file(&self.dir, id as u8)))
-            .map(|path| {
-                File::open(&path).map_err(|error| RecordingError::Open { path, error })
-            })
+            .map(|path| File::open(&path).map_err(|error| RecordingError::Open { path, error }))
             .collect()
     }
 }

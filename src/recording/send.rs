@@ -7,10 +7,7 @@ use std::{
     fs::File,
     io::{self, Read, Write},
     net::Shutdown,
-    os::{
-        fd::OwnedFd,
-        unix::net::UnixStream,
-    },
+    os::{fd::OwnedFd, unix::net::UnixStream},
     thread,
     time::Duration,
 };

@@ -14,7 +14,7 @@ use multifd_qpl::{
     receiver::{Address, Failed, ReceiveError, Received, Report, Status},
     recording::{RecordingError, SendError},
 };
-use percent_encoding::{NON_ALPHANUMERIC, AsciiSet, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
@@ -101,7 +101,8 @@ pub fn finish(
 }
 
 fn write_report(args: &Receiving, report: &Report) -> Result<(), Error> {
-    let mut text = serde_json::to_string_pretty(report).map_err(|error| Error::Print(error.into()))?;
+    let mut text =
+        serde_json::to_string_pretty(report).map_err(|error| Error::Print(error.into()))?;
     text.push('\n');
     if let Some(path) = &args.report {
         fs::write(path, &text).map_err(|error| Error::File(path.clone(), error))?;

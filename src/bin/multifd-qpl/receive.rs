@@ -39,8 +39,8 @@ pub fn run(args: Args) -> Result<(), output::Error> {
     options.idle_timeout = args.timeout;
     options.need_return_path = args.resume_source;
 
-    let receiver = Receiver::new(options)
-        .map_err(|error| output::not_started(&args.receiving, &error))?;
+    let receiver =
+        Receiver::new(options).map_err(|error| output::not_started(&args.receiving, &error))?;
     let listener = Listener::bind(&args.listen)
         .map_err(|error| output::Error::Listen(args.listen.clone(), error))?;
     eprintln!("listening on {}", listener.address());

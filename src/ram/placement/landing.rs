@@ -59,6 +59,16 @@ pub struct Landing {
     tally: Tally,
 }
 
+/// Staging that a device may still write. Whoever holds it drops it when the
+/// device is known to be done, and forgets it otherwise; then it is used again,
+/// or never.
+#[derive(Debug)]
+#[must_use = "dropping it allows the memory to be used again"]
+pub struct Lost {
+    _staging: Option<Staging>,
+    _pages: Vec<Moved>,
+}
+
 impl Landing {
     /// Gives every page a destination. `pages` come in the order of the
     /// packet's payload and are distinct.
@@ -139,8 +149,8 @@ impl Landing {
     }
 
     /// Gives page `i` a fresh destination. The old one is never used again,
-    /// because a device that missed its deadline may still write it: the whole
-    /// staging is kept for ever and `commit` gives back another.
+    /// because a device that missed its deadline may still write it: it becomes
+    /// part of what the landing has [lost](Lost).
     pub fn restage(&mut self, i: usize) -> Result<*mut u8, PlacementError> {
         if !self.is_staged(i) {
             let (block, page) = (self.block.name().to_owned(), self.page(i));
@@ -153,28 +163,38 @@ impl Landing {
     }
 
     /// Puts the staged pages into guest memory, marks all pages received and
-    /// gives the staging back. Every destination has been filled.
-    pub fn commit(mut self) -> Result<Staging, PlacementError> {
+    /// gives the staging back. Every destination has been filled. What was lost
+    /// to a device is kept for ever.
+    pub fn commit(self) -> Result<Staging, PlacementError> {
+        let (staging, lost) = self.commit_with_lost()?;
+        std::mem::forget(lost);
+        Ok(staging)
+    }
+
+    /// Like [`commit`](Self::commit), but hands over what was lost to a device,
+    /// and gives back another staging where this one was.
+    pub fn commit_with_lost(mut self) -> Result<(Staging, Option<Lost>), PlacementError> {
         let landed = self.land_all();
         self.placement.counters.add(&self.tally);
         landed?;
-        match self.staging.take() {
-            Some(staging) if self.moved.is_empty() => Ok(staging),
-            Some(staging) => {
-                let another = staging.another();
-                staging.quarantine();
-                another
-            }
-            None => Staging::new(),
+        if self.moved.is_empty() {
+            let staging = self.staging.take().map_or_else(Staging::new, Ok)?;
+            return Ok((staging, None));
         }
+        let another = self.staging.as_ref().map_or_else(Staging::new, Staging::another)?;
+        Ok((another, Some(self.abandon())))
+    }
+
+    /// Gives up: marks nothing, and hands over the destinations, which a device
+    /// may still write.
+    pub fn abandon(mut self) -> Lost {
+        Lost { _staging: self.staging.take(), _pages: std::mem::take(&mut self.moved) }
     }
 
     /// Gives up while a device may still write destinations: marks nothing and
-    /// keeps the staging for ever.
-    pub fn quarantine(mut self) {
-        if let Some(staging) = self.staging.take() {
-            staging.quarantine();
-        }
+    /// keeps them for ever.
+    pub fn quarantine(self) {
+        std::mem::forget(self.abandon());
     }
 
     /// Destination of the page at a position.

@@ -44,7 +44,7 @@ use std::{
 
 pub use self::{
     error::PlacementError,
-    landing::{InPlace, Landing},
+    landing::{InPlace, Landing, Lost},
     report::{BlockWay, PageCounts, PlacementReport},
     staging::{Staging, StagingPool},
     way::Way,

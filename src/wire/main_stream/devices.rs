@@ -6,14 +6,15 @@
 //!
 //! * Its footer, `7e` and the section's id, followed by something that can
 //!   follow: another section's header, or EOF byte and vmdesc. A body may hold
-//!   the same bytes by chance, but not all of them.
+//!   the same bytes by chance; then the scan takes part of it for a section,
+//!   until the real footer shows that it wasn't.
 //! * The vmdesc, whose field sizes add up to the bodies' lengths.
 //!
 //! So the bytes are taken in and scanned once, from footer to footer, until the
 //! end shows; then the sections are cut again by the vmdesc, and if that fits
 //! to the byte it settles the matter. The sections' content stays opaque.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use super::cursor::{Cursor, Stop};
 use super::vmdesc;
@@ -115,7 +116,9 @@ pub(super) struct DeviceScanner {
     at: usize,
     scan: Scan,
     sections: Vec<SectionInfo>,
-    ids: HashSet<u32>,
+    /// Places in `sections` by id; a source numbers its sections, each number
+    /// once.
+    ids: HashMap<u32, usize>,
     /// An end behind which no good vmdesc was found.
     doubtful_eof: Option<usize>,
 }
@@ -127,7 +130,7 @@ impl DeviceScanner {
             at: 0,
             scan: Scan::First,
             sections: Vec::new(),
-            ids: HashSet::new(),
+            ids: HashMap::new(),
             doubtful_eof: None,
         }
     }
@@ -201,7 +204,7 @@ impl DeviceScanner {
     fn pending_eof(&self) -> Option<usize> {
         let at = match self.scan {
             Scan::First => 0,
-            Scan::Body if self.is_footer(self.at) => self.at + FOOTER_LEN,
+            Scan::Body if self.section_of_footer(self.at).is_some() => self.at + FOOTER_LEN,
             Scan::Body | Scan::Vmdesc { .. } => return None,
         };
         (self.bytes.get(at) == Some(&EOF)).then_some(at)
@@ -211,9 +214,6 @@ impl DeviceScanner {
     /// of the vmdesc behind it once both are complete.
     fn scan(&mut self, limits: &Limits) -> Result<Option<(usize, usize)>, MainError> {
         loop {
-            if self.at > limits.max_device_bytes {
-                return Err(MainError::DevicesSize(limits.max_device_bytes));
-            }
             let next = match self.scan {
                 Scan::First => match self.first(limits) {
                     Ok(next) => next,
@@ -221,23 +221,28 @@ impl DeviceScanner {
                     Err(Stop::Error(error)) => return Err(error),
                 },
                 Scan::Body => {
-                    let Some(footer) = self.find_footer() else {
+                    let footer = self.find_footer();
+                    if self.at > limits.max_device_bytes {
+                        return Err(MainError::DevicesSize(limits.max_device_bytes));
+                    }
+                    let Some(section) = footer else {
                         return Ok(None);
                     };
-                    let next = match self.next_after(footer + FOOTER_LEN, limits) {
+                    let behind = self.at + FOOTER_LEN;
+                    let next = match self.next_after(behind, Some(section), limits) {
                         Ok(next) => next,
                         Err(Stop::More) => return Ok(None),
                         // Names that aren't text mean that this is no footer.
                         Err(Stop::Error(_)) => Next::Nothing,
                     };
-                    if let Next::Nothing = next {
-                        self.at += 1;
-                        continue;
-                    }
-                    // A false end may be taken back later, so the footer's
-                    // place stays as it is; only sections close it.
-                    if let (Next::Section, Some(open)) = (&next, self.sections.last_mut()) {
-                        open.end = footer + FOOTER_LEN;
+                    match next {
+                        Next::Nothing => {
+                            self.at += 1;
+                            continue;
+                        }
+                        Next::Section => self.close_section(section, behind),
+                        // Closed when the end turns out to be real.
+                        Next::Eof { .. } => {}
                     }
                     next
                 }
@@ -277,14 +282,15 @@ impl DeviceScanner {
     /// What the very first byte begins; here nothing may be skipped.
     fn first(&self, limits: &Limits) -> Result<Next, Stop> {
         match self.bytes.first() {
-            Some(&(FULL | EOF)) => self.next_after(0, limits),
+            Some(&(FULL | EOF)) => self.next_after(0, None, limits),
             Some(&other) => Err(MainError::NoDeviceSection(other).into()),
             None => Err(Stop::More),
         }
     }
 
-    /// Moves to the next place where the open section's footer can be. `None`
-    /// when all there is was looked at.
+    /// Moves to the next place that can be a footer with something behind it,
+    /// and returns the place of its section. `None` when all there is was
+    /// looked at.
     fn find_footer(&mut self) -> Option<usize> {
         loop {
             let rest = self.bytes.get(self.at..)?;
@@ -293,30 +299,47 @@ impl DeviceScanner {
                 return None;
             };
             self.at += skip;
-            if self.bytes.len() < self.at + FOOTER_LEN {
-                return None;
-            }
-            if self.is_footer(self.at) {
-                return Some(self.at);
+            match self.bytes.get(self.at + FOOTER_LEN) {
+                None => return None,
+                Some(&(FULL | EOF)) => {
+                    if let Some(section) = self.section_of_footer(self.at) {
+                        return Some(section);
+                    }
+                }
+                Some(_) => {}
             }
             self.at += 1;
         }
     }
 
-    fn is_footer(&self, at: usize) -> bool {
-        let open = self.sections.last().map(|section| section.id.to_be_bytes());
-        let footer = self.bytes.get(at..at + FOOTER_LEN).and_then(<[u8]>::split_first);
-        matches!((footer, open), (Some((&FOOTER, id)), Some(open)) if *id == open)
+    /// Place of the section whose footer is at `at`, if one is there. It need
+    /// not be the last section: that one may be part of an earlier one's body.
+    fn section_of_footer(&self, at: usize) -> Option<usize> {
+        let (kind, id) = self.bytes.get(at..at + FOOTER_LEN)?.split_first()?;
+        let id = u32::from_be_bytes(id.try_into().ok()?);
+        (*kind == FOOTER).then(|| self.ids.get(&id).copied())?
     }
 
-    /// Judges what is at `at`, behind a footer.
-    fn next_after(&self, at: usize, limits: &Limits) -> Result<Next, Stop> {
+    /// The footer of the section at `index` ends at `end`. What was taken for
+    /// sections since it began is part of its body.
+    fn close_section(&mut self, index: usize, end: usize) {
+        for section in self.sections.drain(index + 1..) {
+            self.ids.remove(&section.id);
+        }
+        self.sections[index].end = end;
+    }
+
+    /// Judges what is at `at`, behind the footer of the section at `closed`, if
+    /// any.
+    fn next_after(&self, at: usize, closed: Option<usize>, limits: &Limits) -> Result<Next, Stop> {
         let mut cursor = Cursor::new(&self.bytes, at);
         Ok(match cursor.u8()? {
             FULL => {
                 let header = SectionHeader::parse(&self.bytes, at)?;
-                // A source numbers its sections, each number once.
-                if self.ids.contains(&header.id) { Next::Nothing } else { Next::Section }
+                // Ids that were met only inside the closed section's body don't
+                // count.
+                let again = self.ids.get(&header.id).is_some_and(|&index| Some(index) <= closed);
+                if again { Next::Nothing } else { Next::Section }
             }
             EOF => {
                 if cursor.u8()? != VMDESCRIPTION {
@@ -344,7 +367,7 @@ impl DeviceScanner {
             Err(Stop::More) => return Err(MainError::NoDeviceSection(FULL)),
         };
         let body = header.end;
-        self.ids.insert(header.id);
+        self.ids.insert(header.id, self.sections.len());
         self.sections.push(header.into_info(at, at));
         self.at = body;
         self.scan = Scan::Body;
@@ -355,14 +378,15 @@ impl DeviceScanner {
     /// vmdesc behind.
     fn complete(&mut self, eof: usize, vmdesc_len: Option<usize>, early: &[String]) -> DeviceState {
         let vmdesc = vmdesc_len.map(|len| self.bytes[eof + VMDESC_HEADER..][..len].to_vec());
+        let footer = eof.checked_sub(FOOTER_LEN);
+        if let Some(section) = footer.and_then(|footer| self.section_of_footer(footer)) {
+            self.close_section(section, eof);
+        }
         let mut bytes = std::mem::take(&mut self.bytes);
         bytes.truncate(eof + 1);
         let mut sections = std::mem::take(&mut self.sections);
         // Sections may have been seen behind an end that was taken back.
         sections.retain(|section| section.start < eof);
-        if let Some(last) = sections.last_mut() {
-            last.end = eof;
-        }
         let cut = vmdesc.as_ref().and_then(|text| vmdesc::cut(text, &bytes, early));
         let agrees = cut.is_some();
         DeviceState { bytes, sections: cut.unwrap_or(sections), vmdesc, agrees }

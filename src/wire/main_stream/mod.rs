@@ -360,3 +360,6 @@ fn footer(cursor: &mut Cursor<'_>, section: u32) -> Result<(), Stop> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

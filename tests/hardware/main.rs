@@ -1,0 +1,4 @@
+//! The hardware engine against devices that fail, and against the real libqpl.
+
+mod campaign;
+mod support;
