@@ -117,12 +117,12 @@ mod tests {
     #[test]
     fn dense_regions_are_large_and_scattered_ones_are_not() {
         assert_eq!(large(512..640), [1]);
-        assert_eq!(large((512..1024).step_by(4)), []);
-        assert_eq!(large((0..1024).step_by(8)), []);
-        assert_eq!(large(900..932), [], "too few pages to tell");
+        assert_eq!(large((512..1024).step_by(4)), [0_u32; 0]);
+        assert_eq!(large((0..1024).step_by(8)), [0_u32; 0]);
+        assert_eq!(large(900..932), [0_u32; 0], "too few pages to tell");
         assert_eq!(large(1000..1128), [1, 2], "a run across two regions makes both");
-        assert_eq!(large(16 * REGION_PAGES..16 * REGION_PAGES + 5), [], "no room at the end");
-        assert_eq!(large([u32::MAX]), [], "outside the block");
+        assert_eq!(large(16 * REGION_PAGES..16 * REGION_PAGES + 5), [0_u32; 0], "no room at the end");
+        assert_eq!(large([u32::MAX]), [0_u32; 0], "outside the block");
     }
 
     #[test]
