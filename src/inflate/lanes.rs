@@ -15,15 +15,16 @@
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 
-use super::{InflateError, Job, PAGE};
+use super::out::OUT_SLACK;
+use super::{InflateError, PAGE};
 
 /// Length of the symbol that ends a block, as the tables give it: longer than
 /// anything real, so that the test for a long match finds it too.
 pub(super) const END_OF_BLOCK: u16 = 0x7000;
 /// Length given to the symbols 286 and 287, which mean nothing.
 pub(super) const INVALID: u16 = 0x6000;
-/// Distance given to the codes 30 and 31: further back than any page begins.
-const TOO_FAR: u16 = 0x8000;
+/// Distance given to the codes 30 and 31: further back than any real one.
+pub(super) const TOO_FAR: u16 = 0x8001;
 
 /// Base length and number of extra bits of the symbols 257 to 285.
 pub(super) const LENGTHS: [(u16, u8); 29] = {
@@ -138,10 +139,10 @@ pub(super) static PATTERNS: Patterns = {
 const BEFORE: usize = 40 * 1024;
 /// Bytes that may be written behind a scratch page: literals of one step, one
 /// copy, and what a long match overshoots.
-const BEHIND: usize = 8 + COPY + COPY;
+const BEHIND: usize = if OUT_SLACK > 8 + 2 * COPY { OUT_SLACK } else { 8 + 2 * COPY };
 /// From one scratch page to the next. Not 4096, so that lanes at the same
 /// offset do not compete for one set of the first-level cache.
-const STRIDE: usize = 4096 + 4 * 64;
+const STRIDE: usize = 4096 + 5 * 64;
 const _: () = assert!(BEHIND <= STRIDE - PAGE);
 
 /// The scratch pages of the lanes in one allocation.
@@ -230,6 +231,9 @@ impl Event {
             return Some(Err(InflateError::InvalidCode));
         }
         if self.src < page {
+            if self.out - self.len - self.src == u64::from(TOO_FAR) {
+                return Some(Err(InflateError::InvalidCode));
+            }
             return Some(Err(InflateError::DistanceBeforeStart));
         }
         if self.out > full {
@@ -239,12 +243,13 @@ impl Event {
     }
 }
 
-/// Copies a finished scratch page out.
+/// Copies a finished page out.
 ///
 /// # Safety
 ///
-/// `page` is readable and `job.dst` writable for 4096 bytes.
-pub(super) unsafe fn deliver(page: *const u8, job: &Job) {
-    // SAFETY: the caller's; scratch and guest memory never overlap.
-    unsafe { std::ptr::copy_nonoverlapping(page, job.dst, PAGE) }
+/// `page` is readable and `dst` writable for 4096 bytes, and they do not
+/// overlap.
+pub(super) unsafe fn deliver(page: *const u8, dst: *mut u8) {
+    // SAFETY: the caller's.
+    unsafe { std::ptr::copy_nonoverlapping(page, dst, PAGE) }
 }

@@ -51,7 +51,7 @@ pub use report::{BlockReport, DeviceReport, Pages, Report, Status, Usage};
 pub use session::Counters;
 
 use crate::{
-    engine::EngineChoice,
+    engine::{EngineChoice, hardware},
     method::Workshop,
     ram::{Placement, Policy, RamBlock, ZeroMode},
     wire::{
@@ -76,6 +76,8 @@ pub struct Options {
     pub method: Option<MethodId>,
     /// What decodes pages of method qpl.
     pub engine: EngineChoice,
+    /// How a device is used, where there is one.
+    pub device: hardware::Options,
     /// Worker threads of software engines; one per core when `None`.
     pub workers: Option<NonZeroUsize>,
     /// How pages get into guest memory; the best on this host when `None`.
@@ -100,6 +102,7 @@ impl Default for Options {
             channels: None,
             method: None,
             engine: EngineChoice::default(),
+            device: hardware::Options::default(),
             workers: None,
             placement: None,
             zero_mode: ZeroMode::Map,
@@ -160,7 +163,7 @@ impl Receiver {
         let workers = workers.unwrap_or(NonZeroUsize::MIN);
         let usage = Usage::now();
         let placement = Placement::new(options.placement)?;
-        let engine = options.engine.start(workers, &placement);
+        let engine = options.engine.start(workers, options.device.clone(), &placement);
         // Enough to keep every worker busy from one channel, in bounds: a
         // buffer holds up to half a megabyte.
         let share = 64 / options.channels.unwrap_or(8).max(1);

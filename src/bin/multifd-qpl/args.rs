@@ -4,7 +4,10 @@ use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use multifd_qpl::{
-    engine::EngineChoice,
+    engine::{
+        EngineChoice,
+        hardware::{self, Numa},
+    },
     ram::Policy,
     receiver::{Options, SwitchoverAck},
     wire::{MethodId, main_stream::Limits},
@@ -19,6 +22,16 @@ pub struct Receiving {
     /// What decompresses pages of method qpl: auto, iaa, qpl-software or software
     #[arg(long, default_value = "auto", value_name = "E", value_parser = engine_parser())]
     pub engine: EngineChoice,
+    /// Compare each page that a device made with the checksum it reports
+    #[arg(long)]
+    pub verify: bool,
+    /// Use only the devices of the NUMA node that a channel's thread runs on
+    #[arg(long)]
+    pub near_device: bool,
+    /// Let the device write pages that are present in guest memory directly:
+    /// saves a copy, but a device that stops answering ends the migration
+    #[arg(long)]
+    pub device_direct: bool,
     /// Worker threads that decompress pages [default: one per core]
     #[arg(long, value_name = "N")]
     pub workers: Option<NonZeroUsize>,
@@ -51,6 +64,12 @@ impl Receiving {
             channels,
             method: self.method,
             engine: self.engine,
+            device: hardware::Options {
+                verify: self.verify,
+                direct: self.device_direct,
+                numa: if self.near_device { Numa::ThreadNode } else { Numa::Any },
+                ..hardware::Options::default()
+            },
             workers: self.workers,
             placement: self.placement,
             limits: Limits { max_ram: self.max_ram, ..Limits::default() },
