@@ -11,7 +11,7 @@ use super::{Job, PAGE};
 /// Lanes of one vector.
 const WIDTH: usize = 4;
 /// Vectors side by side.
-const GROUPS: usize = 2;
+const GROUPS: usize = 3;
 /// Lanes altogether.
 pub(super) const LANES: usize = WIDTH * GROUPS;
 
@@ -192,6 +192,11 @@ macro_rules! each {
             {
                 #[allow(non_upper_case_globals)]
                 const $g: usize = 1;
+                $value
+            },
+            {
+                #[allow(non_upper_case_globals)]
+                const $g: usize = 2;
                 $value
             },
         ]
