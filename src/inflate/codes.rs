@@ -203,21 +203,20 @@ impl<const SIZE: usize, const SYMBOLS: usize> Code<SIZE, SYMBOLS> {
         let mut symbols = self.sorted.iter();
         // The next code, its first bit lowest, as the input has them.
         let mut code = 0usize;
-        for len in 1..=Self::BITS {
+        for (len, &count) in count.iter().enumerate().take(Self::BITS + 1).skip(1) {
             let half = 1 << (len - 1);
             let (low, high) = self.table.split_at_mut(half);
             high[..half].copy_from_slice(low);
             let last = (1usize << len) - 1;
-            for &symbol in symbols.by_ref().take(usize::from(count[len])) {
+            for &symbol in symbols.by_ref().take(usize::from(count)) {
                 self.table[code & last] = entries[usize::from(symbol)].with_code(len as u32);
                 // One more, counted from the other end: clear the ones at the
                 // top and set the zero below them.
                 let zeros = !code & last;
-                let bit = if zeros == 0 { 0 } else { 1 << zeros.ilog2() };
-                code = (code & (bit as usize).wrapping_sub(1) & last) | bit;
-                if bit == 0 {
-                    code = 0;
-                }
+                code = match zeros.checked_ilog2() {
+                    Some(bit) => code & ((1 << bit) - 1) | 1 << bit,
+                    None => 0,
+                };
             }
         }
         Ok(())
