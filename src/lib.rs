@@ -8,6 +8,7 @@
 //! * [`ram`]: RAMBlocks, the received map, and how bytes get into guest pages.
 //! * [`inflate`]: page decoders, one raw DEFLATE block in, one page out.
 //! * [`engine`]: runs page jobs, in software or on the device.
+//! * [`measure`]: what a migration costs the process.
 //! * [`method`]: one file per compression method.
 //! * [`receiver`]: connections, epochs, the verdict.
 //! * [`recording`]: recorded migrations: read, write, generate.
@@ -18,6 +19,7 @@ compile_error!("multifd-qpl receives x86-64 guests on Linux hosts only");
 pub mod doctor;
 pub mod engine;
 pub mod inflate;
+pub mod measure;
 pub mod method;
 pub mod ram;
 pub mod receiver;
