@@ -103,6 +103,8 @@ fn is_dense(sorted: &[u32], start: u32) -> bool {
 mod tests {
     use super::*;
 
+    const NONE: [u32; 0] = [];
+
     fn large(pages: impl IntoIterator<Item = u32>) -> Vec<u32> {
         let pages: Vec<u32> = pages.into_iter().collect();
         let regions = Regions::new(16 * REGION_PAGES + 5);
@@ -117,12 +119,12 @@ mod tests {
     #[test]
     fn dense_regions_are_large_and_scattered_ones_are_not() {
         assert_eq!(large(512..640), [1]);
-        assert_eq!(large((512..1024).step_by(4)), []);
-        assert_eq!(large((0..1024).step_by(8)), []);
-        assert_eq!(large(900..932), [], "too few pages to tell");
+        assert_eq!(large((512..1024).step_by(4)), NONE);
+        assert_eq!(large((0..1024).step_by(8)), NONE);
+        assert_eq!(large(900..932), NONE, "too few pages to tell");
         assert_eq!(large(1000..1128), [1, 2], "a run across two regions makes both");
-        assert_eq!(large(16 * REGION_PAGES..16 * REGION_PAGES + 5), [], "no room at the end");
-        assert_eq!(large([u32::MAX]), [], "outside the block");
+        assert_eq!(large(16 * REGION_PAGES..16 * REGION_PAGES + 5), NONE, "no room at the end");
+        assert_eq!(large([u32::MAX]), NONE, "outside the block");
     }
 
     #[test]
