@@ -130,7 +130,10 @@ impl Placement {
     /// memory finds best. Falls back to another, and says so in
     /// [`reason`](Self::reason), where the host does not allow the policy.
     pub fn new(choice: Option<Policy>) -> Result<Arc<Self>, PlacementError> {
-        let host = Host::probe().map_err(PlacementError::Staging)?;
+        Self::on(Host::probe().map_err(PlacementError::Staging)?, choice)
+    }
+
+    fn on(host: Host, choice: Option<Policy>) -> Result<Arc<Self>, PlacementError> {
         let (policy, reason) = match choice {
             Some(policy) => match host.objection(policy) {
                 None => (policy, "chosen".to_owned()),
