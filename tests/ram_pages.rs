@@ -462,3 +462,43 @@ fn a_block_in_blocks_far_apart_words_lands() {
     assert_eq!(zero(&placement, &block, &pages), (0, 8));
     assert!(pages.iter().all(|&page| holds(&block, page, None)));
 }
+
+#[test]
+fn a_refused_run_leaves_the_rest_unwritten_and_free() {
+    let placement = Placement::new(Some(Policy::Place)).unwrap();
+    let block = callers(Initial::KnownZero, false);
+    placement.attach(&block).unwrap();
+    if placement.report().blocks[0].way != Way::Place {
+        return;
+    }
+    // The owner puts other memory under pages 5 and 6, which userfaultfd does
+    // not know of.
+    // SAFETY: the pages stay mapped, readable, writable and zero.
+    let replaced = unsafe {
+        libc::mmap(
+            block.page_ptr(5).unwrap().cast(),
+            2 * PAGE,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED,
+            -1,
+            0,
+        )
+    };
+    assert_ne!(replaced, libc::MAP_FAILED);
+    for in_place in [InPlace::Allowed, InPlace::Never] {
+        let staging = Staging::new().unwrap();
+        let pages = [2, 3, 5, 6, 9];
+        let landing = Landing::begin(&placement, &block, &pages, staging, in_place).unwrap();
+        fill(&landing, 1);
+        let error = landing.commit().unwrap_err();
+        assert!(matches!(error, PlacementError::Refused { action: "place", page: 5, .. }));
+        assert!(error.to_string().contains("from page 0x5 on"), "{error}");
+        for (page, written) in [(2, true), (3, true), (5, false), (6, false), (9, false)] {
+            assert_eq!(block.map().is_written(page), written, "page {page}");
+        }
+        assert!(!block.map().is_received(5) && !block.map().is_received(9));
+    }
+    data(&placement, &block, &[3, 9], 2, InPlace::Allowed);
+    placement.detach(&block);
+    assert!(holds(&block, 3, Some(2)) && holds(&block, 9, Some(2)) && holds(&block, 5, None));
+}

@@ -74,8 +74,8 @@ pub enum PlacementError {
     },
     /// The zero mode reads or writes absent pages, which nobody would provide.
     #[error(
-        "this zero mode touches absent pages of RAMBlock {block:?}, which policy place \
-         cannot have; choose populate, huge or fault"
+        "this zero mode touches absent pages of RAMBlock {block:?}, which policies place \
+         and huge cannot have; choose populate or fault"
     )]
     ModeTouchesAbsent {
         /// Name of the block.
