@@ -232,7 +232,7 @@ pub(super) fn check(chain: &mut Chain, root: &Root, devices: &Devices, probes: &
         }
     }
     // Where one queue serves, what the others lack is no reason for anything.
-    let served = usable.iter().any(|(_, opens)| *opens == Some(true));
+    let served = !usable.is_empty();
     for mut line in lines {
         line.advice |= served;
         chain.push(line);

@@ -7,7 +7,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{Engine, EngineError, EngineReport, PageQueue, SoftwareEngine};
+use super::{
+    Engine, EngineError, EngineReport, PageQueue, SoftwareEngine,
+    hardware::{self, HardwareEngine},
+    qpl_software_engine,
+};
 use crate::ram::Placement;
 
 /// An engine by name.
@@ -35,28 +39,19 @@ impl EngineChoice {
 
     /// An engine of this kind that starts when the first channel opens a queue
     /// at it: a migration with another method than qpl needs none.
-    pub fn start(self, workers: NonZeroUsize, placement: &Arc<Placement>) -> Arc<dyn Engine> {
+    pub fn start(
+        self,
+        workers: NonZeroUsize,
+        device: hardware::Options,
+        placement: &Arc<Placement>,
+    ) -> Arc<dyn Engine> {
         Arc::new(Lazy {
             choice: self,
             workers,
+            device,
             placement: Arc::clone(placement),
             started: Mutex::new(None),
         })
-    }
-
-    fn start_now(
-        self,
-        workers: NonZeroUsize,
-        placement: &Arc<Placement>,
-    ) -> Result<Arc<dyn Engine>, EngineError> {
-        let software = |reason: String| -> Result<Arc<dyn Engine>, EngineError> {
-            Ok(Arc::new(SoftwareEngine::new(workers, Arc::clone(placement), reason)?))
-        };
-        match self {
-            Self::Software => software("asked for".to_owned()),
-            Self::Auto => software("no device engine".to_owned()),
-            Self::Iaa | Self::QplSoftware => todo!(),
-        }
     }
 }
 
@@ -86,8 +81,32 @@ impl FromStr for EngineChoice {
 struct Lazy {
     choice: EngineChoice,
     workers: NonZeroUsize,
+    device: hardware::Options,
     placement: Arc<Placement>,
     started: Mutex<Option<Arc<dyn Engine>>>,
+}
+
+impl Lazy {
+    fn start(&self) -> Result<Arc<dyn Engine>, EngineError> {
+        let placement = || Arc::clone(&self.placement);
+        let software = |reason: String| -> Result<Arc<dyn Engine>, EngineError> {
+            Ok(Arc::new(SoftwareEngine::new(self.workers, placement(), reason)?))
+        };
+        let asked = "asked for";
+        match self.choice {
+            EngineChoice::Software => software(asked.to_owned()),
+            EngineChoice::QplSoftware => {
+                Ok(Arc::new(qpl_software_engine(self.workers, placement(), asked)?))
+            }
+            EngineChoice::Iaa => {
+                Ok(Arc::new(HardwareEngine::probe(placement(), self.device.clone())?))
+            }
+            EngineChoice::Auto => match HardwareEngine::probe(placement(), self.device.clone()) {
+                Ok(engine) => Ok(Arc::new(engine)),
+                Err(error) => software(error.to_string()),
+            },
+        }
+    }
 }
 
 impl Engine for Lazy {
@@ -96,7 +115,7 @@ impl Engine for Lazy {
         match &*started {
             Some(engine) => engine.open(),
             None => {
-                let engine = self.choice.start_now(self.workers, &self.placement)?;
+                let engine = self.start()?;
                 started.insert(engine).open()
             }
         }

@@ -8,10 +8,13 @@
 
 mod buffer;
 mod choose;
+pub mod hardware;
+mod qpl_software;
 mod software;
 
 pub use buffer::{BufferPool, PacketBuffer};
 pub use choose::{EngineChoice, UnknownEngine};
+pub use qpl_software::{QplDecoder, qpl_software_engine};
 pub use software::{CHUNK, MakeDecoder, PageDecoder, SoftwareEngine};
 
 use std::sync::Arc;
@@ -90,6 +93,17 @@ pub enum EngineError {
     /// The page was decoded but could not be put into guest memory.
     #[error(transparent)]
     Placement(#[from] crate::ram::PlacementError),
+    /// The device was writing a page of guest memory and did not come to an
+    /// end, so the page cannot be made in any other way.
+    #[error(
+        "the device still holds page {page:#x} of RAMBlock {block:?} and does not answer; migrate again without direct writing"
+    )]
+    DeviceHoldsPage {
+        /// Name of the RAMBlock.
+        block: String,
+        /// Index of the 4 KiB page in the block.
+        page: u32,
+    },
     /// The engine asked for is not to be had on this host.
     #[error("engine {engine} cannot run here: {reason}")]
     Unavailable {

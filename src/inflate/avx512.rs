@@ -3,10 +3,8 @@
 
 use std::arch::x86_64::*;
 
-use super::lanes::{
-    COPY, DISTANCE, END_OF_BLOCK, Event, INVALID, LENGTH, PATTERNS, Scratch, Table, deliver,
-};
-use super::{InflateError, Job, PAGE};
+use super::lanes::{COPY, DISTANCE, Event, Feed, LENGTH, PATTERNS, Scratch, Table};
+use super::{Job, PAGE};
 
 /// Lanes of one vector.
 const WIDTH: usize = 8;
@@ -15,10 +13,43 @@ pub(super) const GROUPS: usize = 2;
 /// Lanes altogether.
 pub(super) const LANES: usize = WIDTH * GROUPS;
 
+/// The same for every group, written out so that the compiler sees the groups'
+/// instructions side by side.
+macro_rules! each {
+    ($g:ident => $value:expr) => {
+        [
+            {
+                #[allow(non_upper_case_globals)]
+                const $g: usize = 0;
+                $value
+            },
+            {
+                #[allow(non_upper_case_globals)]
+                const $g: usize = 1;
+                $value
+            },
+        ]
+    };
+}
+
+/// Fewer pages than this are decoded sooner one by one: a turn of all lanes
+/// takes as long for one page as for sixteen.
+pub(super) const WORTH_IT: usize = 5;
+
 /// Eight 64-bit numbers that pass between vector and scalar code.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
 struct Spill([u64; WIDTH]);
+
+impl Spill {
+    /// One of the numbers, from memory. Left to itself the compiler takes it
+    /// out of the vector register by two or three shuffles.
+    #[inline(always)]
+    fn at(&self, lane: usize) -> u64 {
+        // SAFETY: a reference to an initialised number.
+        unsafe { std::ptr::read_volatile(&self.0[lane]) }
+    }
+}
 
 /// What this kernel needs of the CPU.
 pub(super) fn available() -> bool {
@@ -70,7 +101,8 @@ struct Group {
 /// # Safety
 ///
 /// As [`super::Decoder::decode_pages`]; `available()` holds; every number is
-/// below `jobs.len()` and every such job has at least one byte.
+/// below `jobs.len()` and every such job has at least one byte; `scratch` has
+/// [`LANES`] lanes.
 #[target_feature(
     enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,avx512vpopcntdq,gfni,bmi1,bmi2,lzcnt,popcnt"
 )]
@@ -90,233 +122,222 @@ pub(super) unsafe fn decode(
     let one = _mm512_set1_epi64(1);
     const LOW: __mmask32 = 0x1111_1111;
 
-    let mut order = order.iter();
-    let mut groups: [Group; GROUPS] = std::array::from_fn(|g| {
-        let mut bit = Spill([payload as u64 * 8; WIDTH]);
-        let mut page = Spill([0; WIDTH]);
-        let mut job = [0; WIDTH];
+    // SAFETY: the caller's.
+    let mut feed = unsafe { Feed::new(payload, jobs, order) };
+    let mut groups = each!(g => {
+        let mut bit = Spill([feed.parked(); WIDTH]);
+        let page = Spill(std::array::from_fn(|lane| scratch.page(g * WIDTH + lane) as u64));
         let mut active = 0;
-        for lane in 0..WIDTH {
-            page.0[lane] = scratch.page(g * WIDTH + lane) as u64;
-            if let Some(&number) = order.next() {
-                job[lane] = number;
+        let mut job = [0; WIDTH];
+        for (lane, job) in job.iter_mut().enumerate() {
+            if let Some(next) = feed.next() {
+                *job = next.job;
+                bit.0[lane] = next.bit;
                 active |= 1 << lane;
-                bit.0[lane] = (payload as u64 + u64::from(jobs[number as usize].start)) * 8 + 3;
             }
         }
         Group { bit: get(&bit), out: get(&page), page: get(&page), active, job }
     });
+    let none = [Spill([0; WIDTH]); GROUPS];
+    let (mut addr, mut literals, mut start) = (none, none, none);
+    let (mut dst, mut src, mut row) = (none, none, none);
 
-    let mut addr = Spill([0; WIDTH]);
-    let mut literals = Spill([0; WIDTH]);
-    let mut start = Spill([0; WIDTH]);
-    let mut dst = Spill([0; WIDTH]);
-    let mut src = Spill([0; WIDTH]);
-    let mut row = Spill([0; WIDTH]);
-
-    while groups.iter().any(|group| group.active != 0) {
-        for group in &mut groups {
-            // Sixteen bytes of input for every lane, as two vectors.
-            put(&mut addr, _mm512_srli_epi64::<3>(group.bit));
+    while feed.is_busy() {
+        // Sixteen bytes of input for every lane, as two vectors.
+        each!(g => put(&mut addr[g], _mm512_srli_epi64::<3>(groups[g].bit)));
+        let input = each!(g => {
             // SAFETY: a lane's position is inside its block or at most one
             // page's worth of codes behind it, which INPUT_PADDING covers.
-            let fetch = |lane: usize| unsafe { _mm_loadu_si128(addr.0[lane] as *const __m128i) };
-            let even = _mm512_inserti64x2::<3>(
-                _mm512_inserti64x2::<2>(
-                    _mm512_inserti64x2::<1>(_mm512_castsi128_si512(fetch(0)), fetch(2)),
-                    fetch(4),
-                ),
-                fetch(6),
-            );
-            let odd = _mm512_inserti64x2::<3>(
-                _mm512_inserti64x2::<2>(
-                    _mm512_inserti64x2::<1>(_mm512_castsi128_si512(fetch(1)), fetch(3)),
-                    fetch(5),
-                ),
-                fetch(7),
-            );
-            let low = _mm512_unpacklo_epi64(even, odd);
-            let high = _mm512_unpackhi_epi64(even, odd);
+            let fetch = |lane: usize| unsafe { _mm_loadu_si128(addr[g].0[lane] as *const __m128i) };
+            let at = |to, lane, mask| _mm512_mask_broadcast_i64x2(to, mask, fetch(lane));
+            let even = _mm512_castsi128_si512(fetch(0));
+            let even = at(at(at(even, 2, 0x0c), 4, 0x30), 6, 0xc0);
+            let odd = _mm512_castsi128_si512(fetch(1));
+            let odd = at(at(at(odd, 3, 0x0c), 5, 0x30), 7, 0xc0);
+            (_mm512_unpacklo_epi64(even, odd), _mm512_unpackhi_epi64(even, odd))
+        });
 
-            // Up to seven literals: the bytes whose reversed value is in
-            // 0x30..0xc0, up to the first that is not. The last byte never is.
-            let phase = _mm512_and_si512(group.bit, _mm512_set1_epi64(7));
-            let codes =
-                _mm512_gf2p8affine_epi64_epi8::<0>(_mm512_shrdv_epi64(low, high, phase), reverse);
-            let bytes = _mm512_sub_epi8(codes, _mm512_set1_epi8(0x30));
-            let other = _mm512_or_si512(
-                _mm512_subs_epu8(bytes, _mm512_set1_epi8(0x8fu8 as i8)),
-                _mm512_set1_epi64(i64::MIN),
-            );
-            let below = _mm512_andnot_si512(other, _mm512_sub_epi64(other, one));
-            let run = _mm512_and_si512(_mm512_popcnt_epi64(below), _mm512_set1_epi64(0x38));
+        // Up to seven literals: the bytes whose reversed value is in
+        // 0x30..0xc0, up to the first that is not. The last byte never is.
+        let phase = each!(g => _mm512_and_si512(groups[g].bit, _mm512_set1_epi64(7)));
+        let codes = each!(g => _mm512_gf2p8affine_epi64_epi8::<0>(
+            _mm512_shrdv_epi64(input[g].0, input[g].1, phase[g]),
+            reverse,
+        ));
+        let bytes = each!(g => _mm512_sub_epi8(codes[g], _mm512_set1_epi8(0x30)));
+        let other = each!(g => _mm512_or_si512(
+            _mm512_subs_epu8(bytes[g], _mm512_set1_epi8(0x8fu8 as i8)),
+            _mm512_set1_epi64(i64::MIN),
+        ));
+        let below = each!(g => _mm512_andnot_si512(other[g], _mm512_sub_epi64(other[g], one)));
+        let run = each!(g =>
+            _mm512_and_si512(_mm512_popcnt_epi64(below[g]), _mm512_set1_epi64(0x38)));
 
-            // The symbol behind them.
-            let code = _mm512_and_si512(_mm512_srlv_epi64(codes, run), _mm512_set1_epi64(0xff));
-            let bits = _mm512_shrdv_epi64(low, high, _mm512_add_epi64(phase, run));
-            let is_short = _mm512_cmplt_epu64_mask(code, _mm512_set1_epi64(0x30));
-            let is_match = is_short
-                | _mm512_cmpeq_epi64_mask(
-                    _mm512_and_si512(code, _mm512_set1_epi64(0xf8)),
-                    _mm512_set1_epi64(0xc0),
+        // The symbol behind them.
+        let code = each!(g =>
+            _mm512_and_si512(_mm512_srlv_epi64(codes[g], run[g]), _mm512_set1_epi64(0xff)));
+        let bits = each!(g =>
+            _mm512_shrdv_epi64(input[g].0, input[g].1, _mm512_add_epi64(phase[g], run[g])));
+        let is_short = each!(g => _mm512_cmplt_epu64_mask(code[g], _mm512_set1_epi64(0x30)));
+        let is_match = each!(g => is_short[g]
+        | _mm512_cmpeq_epi64_mask(
+            _mm512_and_si512(code[g], _mm512_set1_epi64(0xf8)),
+            _mm512_set1_epi64(0xc0),
+        ));
+        let is_nine = each!(g => _mm512_cmpge_epu64_mask(code[g], _mm512_set1_epi64(0xc8)));
+
+        // As a length: index 0..24 by seven bits, 24..32 by eight.
+        let index = each!(g => _mm512_min_epu8(
+            _mm512_srli_epi64::<1>(code[g]),
+            _mm512_sub_epi8(code[g], _mm512_set1_epi64(0xa8)),
+        ));
+        let len_used = each!(g => _mm512_maskz_permutexvar_epi16(LOW, index[g], len_bits));
+        let extra = each!(g =>
+            _mm512_mask_srli_epi64::<7>(_mm512_srli_epi64::<8>(bits[g]), is_short[g], bits[g]));
+        // And its distance.
+        let bits_d = each!(g => _mm512_srlv_epi64(bits[g], len_used[g]));
+        let match_used = each!(g => _mm512_add_epi64(
+            len_used[g],
+            _mm512_maskz_permutexvar_epi16(LOW, bits_d[g], dist_bits),
+        ));
+        let literal_used = each!(g =>
+            _mm512_mask_mov_epi64(_mm512_set1_epi64(8), is_nine[g], _mm512_set1_epi64(9)));
+        let used = each!(g => _mm512_add_epi64(
+            run[g],
+            _mm512_mask_mov_epi64(literal_used[g], is_match[g], match_used[g]),
+        ));
+        let block_end = each!(g =>
+            _mm512_add_epi64(_mm512_add_epi64(groups[g].bit, run[g]), _mm512_set1_epi64(7)));
+        each!(g => groups[g].bit =
+            _mm512_mask_add_epi64(groups[g].bit, groups[g].active, groups[g].bit, used[g]));
+
+        let len_all = each!(g => _mm512_add_epi64(
+            _mm512_maskz_permutexvar_epi16(LOW, index[g], len_base),
+            _mm512_and_si512(extra[g], _mm512_maskz_permutexvar_epi16(LOW, index[g], len_mask)),
+        ));
+        let dist = each!(g => _mm512_add_epi64(
+            _mm512_maskz_permutexvar_epi16(LOW, bits_d[g], dist_base),
+            _mm512_and_si512(
+                _mm512_srli_epi64::<5>(bits_d[g]),
+                _mm512_maskz_permutexvar_epi16(LOW, bits_d[g], dist_mask),
+            ),
+        ));
+
+        // As a literal of nine bits (value 2 * code + ninth bit) or eight
+        // (which is in `bytes` already). What the sum carries on into
+        // higher bytes is behind the output and overwritten later.
+        each!(g => {
+            let ninth = _mm512_and_si512(_mm512_srli_epi64::<8>(bits[g]), one);
+            let delta =
+                _mm512_add_epi64(_mm512_add_epi64(code[g], _mm512_set1_epi64(0x30)), ninth);
+            put(
+                &mut literals[g],
+                _mm512_mask_add_epi64(
+                    bytes[g],
+                    is_nine[g],
+                    bytes[g],
+                    _mm512_sllv_epi64(delta, run[g]),
+                ),
+            )
+        });
+
+        // Where everything goes.
+        let here = each!(g => _mm512_add_epi64(groups[g].out, _mm512_srli_epi64::<3>(run[g])));
+        let len = each!(g => _mm512_mask_mov_epi64(one, is_match[g], len_all[g]));
+        let next = each!(g => _mm512_add_epi64(here[g], len[g]));
+        let from = each!(g => _mm512_mask_sub_epi64(groups[g].page, is_match[g], here[g], dist[g]));
+        each!(g => {
+            put(&mut start[g], groups[g].out);
+            put(&mut dst[g], _mm512_mask_mov_epi64(next[g], is_match[g], here[g]));
+            put(&mut src[g], from[g]);
+            put(
+                &mut row[g],
+                _mm512_slli_epi64::<6>(_mm512_min_epu64(
+                    dist[g],
+                    _mm512_set1_epi64(COPY as i64),
+                )),
+            )
+        });
+        let events = each!(g => {
+            let full = _mm512_add_epi64(groups[g].page, _mm512_set1_epi64(PAGE as i64));
+            (_mm512_cmpgt_epu64_mask(len[g], _mm512_set1_epi64(COPY as i64))
+                | _mm512_cmpgt_epu64_mask(next[g], full)
+                | _mm512_cmplt_epu64_mask(from[g], groups[g].page))
+                & groups[g].active
+        });
+        each!(g => groups[g].out =
+            _mm512_mask_mov_epi64(groups[g].out, groups[g].active, next[g]));
+
+        each!(g => for lane in 0..WIDTH {
+            // SAFETY: an active or parked lane's output address is inside
+            // its scratch page or at its end; BEHIND has room for a step.
+            unsafe { (start[g].at(lane) as *mut u64).write_unaligned(literals[g].0[lane]) };
+        });
+        each!(g => for lane in 0..WIDTH {
+            // SAFETY: the source is at most BEFORE bytes before the
+            // scratch page, the row one of the 65 of the table.
+            unsafe {
+                let bytes = _mm512_loadu_si512(src[g].at(lane) as *const __m512i);
+                let pattern = _mm512_load_si512(
+                    PATTERNS.0.as_ptr().cast::<u8>().add(row[g].at(lane) as usize).cast(),
                 );
-            let is_nine = _mm512_cmpge_epu64_mask(code, _mm512_set1_epi64(0xc8));
-
-            // As a length: index 0..24 by seven bits, 24..32 by eight.
-            let index = _mm512_mask_srli_epi64::<1>(
-                _mm512_or_si512(code, _mm512_set1_epi64(0x18)),
-                is_short,
-                code,
-            );
-            let extra = _mm512_mask_srli_epi64::<7>(_mm512_srli_epi64::<8>(bits), is_short, bits);
-            let len_all = _mm512_add_epi64(
-                _mm512_maskz_permutexvar_epi16(LOW, index, len_base),
-                _mm512_and_si512(extra, _mm512_maskz_permutexvar_epi16(LOW, index, len_mask)),
-            );
-            let len_used = _mm512_maskz_permutexvar_epi16(LOW, index, len_bits);
-
-            // And its distance.
-            let bits_d = _mm512_srlv_epi64(bits, len_used);
-            let dist = _mm512_add_epi64(
-                _mm512_maskz_permutexvar_epi16(LOW, bits_d, dist_base),
-                _mm512_and_si512(
-                    _mm512_srli_epi64::<5>(bits_d),
-                    _mm512_maskz_permutexvar_epi16(LOW, bits_d, dist_mask),
-                ),
-            );
-            let match_used =
-                _mm512_add_epi64(len_used, _mm512_maskz_permutexvar_epi16(LOW, bits_d, dist_bits));
-
-            // As a literal of nine bits (value 2 * code + ninth bit) or eight
-            // (which is in `bytes` already). What the sum carries on into
-            // higher bytes is behind the output and overwritten later.
-            let ninth = _mm512_and_si512(_mm512_srli_epi64::<8>(bits), one);
-            let delta = _mm512_add_epi64(_mm512_add_epi64(code, _mm512_set1_epi64(0x30)), ninth);
-            put(
-                &mut literals,
-                _mm512_mask_add_epi64(bytes, is_nine, bytes, _mm512_sllv_epi64(delta, run)),
-            );
-            let literal_used =
-                _mm512_mask_mov_epi64(_mm512_set1_epi64(8), is_nine, _mm512_set1_epi64(9));
-
-            // Where everything goes.
-            let here = _mm512_add_epi64(group.out, _mm512_srli_epi64::<3>(run));
-            let len = _mm512_mask_mov_epi64(one, is_match, len_all);
-            let next = _mm512_add_epi64(here, len);
-            let from = _mm512_mask_sub_epi64(group.page, is_match, here, dist);
-            let used =
-                _mm512_add_epi64(run, _mm512_mask_mov_epi64(literal_used, is_match, match_used));
-            let next_bit = _mm512_add_epi64(group.bit, used);
-            put(&mut start, group.out);
-            put(&mut dst, _mm512_mask_mov_epi64(next, is_match, here));
-            put(&mut src, from);
-            put(
-                &mut row,
-                _mm512_slli_epi64::<6>(_mm512_min_epu64(dist, _mm512_set1_epi64(COPY as i64))),
-            );
-            let full = _mm512_add_epi64(group.page, _mm512_set1_epi64(PAGE as i64));
-            let events = (_mm512_cmpgt_epu64_mask(len, _mm512_set1_epi64(COPY as i64))
-                | _mm512_cmpgt_epu64_mask(next, full)
-                | _mm512_cmplt_epu64_mask(from, group.page))
-                & group.active;
-
-            for lane in 0..WIDTH {
-                // SAFETY: an active or parked lane's output address is inside
-                // its scratch page or at its end; BEHIND has room for a step.
-                unsafe { (start.0[lane] as *mut u64).write_unaligned(literals.0[lane]) };
+                _mm512_storeu_si512(
+                    dst[g].at(lane) as *mut __m512i,
+                    _mm512_permutexvar_epi8(pattern, bytes),
+                );
             }
-            for lane in 0..WIDTH {
-                // SAFETY: the source is at most BEFORE bytes before the
-                // scratch page, the row one of the 65 of the table.
-                unsafe {
-                    let bytes = _mm512_loadu_si512(src.0[lane] as *const __m512i);
-                    let pattern = _mm512_load_si512(
-                        PATTERNS.0.as_ptr().cast::<u8>().add(row.0[lane] as usize).cast(),
-                    );
-                    _mm512_storeu_si512(
-                        dst.0[lane] as *mut __m512i,
-                        _mm512_permutexvar_epi8(pattern, bytes),
-                    );
-                }
-            }
-            let block_end =
-                _mm512_add_epi64(_mm512_add_epi64(group.bit, run), _mm512_set1_epi64(7));
-            let old_out = group.out;
-            group.bit = _mm512_mask_mov_epi64(group.bit, group.active, next_bit);
-            group.out = _mm512_mask_mov_epi64(old_out, group.active, next);
-
-            if events != 0 {
-                let (mut bit, mut out, mut lens, mut page, mut ends) =
-                    (addr, addr, addr, addr, addr);
-                put(&mut ends, block_end);
-                put(&mut bit, group.bit);
-                put(&mut out, group.out);
-                put(&mut lens, len);
-                put(&mut page, group.page);
-                let mut left = events;
-                while left != 0 {
-                    let lane = left.trailing_zeros() as usize;
-                    left &= left - 1;
-                    let job = &mut jobs[group.job[lane] as usize];
-                    let end = payload as u64 + u64::from(job.start) + u64::from(job.len);
-                    let event = Event {
-                        bit: bit.0[lane],
-                        block_end: ends.0[lane],
-                        out: out.0[lane],
-                        len: lens.0[lane],
-                        src: src.0[lane],
-                    };
-                    match event.verdict(page.0[lane], end) {
-                        None => {
-                            // SAFETY: checked by the verdict: the match lies
-                            // in the page.
-                            unsafe {
-                                finish_match(
-                                    src.0[lane],
-                                    dst.0[lane],
-                                    row.0[lane] as usize / COPY,
-                                    event.len as usize,
-                                )
-                            }
-                        }
-                        Some(result) => {
-                            job.result = result;
-                            if result.is_ok() {
-                                // SAFETY: the scratch page is full, `dst` is
-                                // the caller's.
-                                unsafe { deliver(page.0[lane] as *const u8, job) };
-                            }
-                            out.0[lane] = page.0[lane];
-                            match order.next() {
-                                Some(&number) => {
-                                    group.job[lane] = number;
-                                    bit.0[lane] = (payload as u64
-                                        + u64::from(jobs[number as usize].start))
-                                        * 8
-                                        + 3;
-                                }
-                                None => {
-                                    group.active &= !(1 << lane);
-                                    bit.0[lane] = payload as u64 * 8;
-                                }
-                            }
-                        }
+        });
+        each!(g => if events[g] != 0 {
+            let group = &mut groups[g];
+            let (mut bit, mut out, mut page) = (none[0], none[0], none[0]);
+            let (mut lens, mut ends) = (none[0], none[0]);
+            put(&mut bit, group.bit);
+            put(&mut out, group.out);
+            put(&mut page, group.page);
+            put(&mut lens, len[g]);
+            put(&mut ends, block_end[g]);
+            let mut left = events[g];
+            while left != 0 {
+                let lane = left.trailing_zeros() as usize;
+                left &= left - 1;
+                let event = Event {
+                    bit: bit.0[lane],
+                    block_end: ends.0[lane],
+                    out: out.0[lane],
+                    len: lens.0[lane],
+                    src: src[g].0[lane],
+                };
+                // SAFETY: this is the lane's scratch page.
+                if unsafe { feed.settle(group.job[lane], page.0[lane], &event) }.is_none() {
+                    let repeat = row[g].0[lane] as usize / COPY;
+                    // SAFETY: settled: the match is in the page, which has
+                    // room behind it.
+                    unsafe {
+                        finish_match(event.src, dst[g].0[lane], repeat, event.len as usize);
                     }
+                    continue;
                 }
-                group.bit = get(&bit);
-                group.out = get(&out);
+                out.0[lane] = page.0[lane];
+                if let Some(next) = feed.next() {
+                    group.job[lane] = next.job;
+                    bit.0[lane] = next.bit;
+                } else {
+                    group.active &= !(1 << lane);
+                    bit.0[lane] = feed.parked();
+                }
             }
-        }
+            group.bit = get(&bit);
+            group.out = get(&out);
+        });
     }
-    let _ = (INVALID, END_OF_BLOCK, InflateError::BadData);
 }
 
 /// Copies what is left of a match behind its first `COPY` bytes.
 ///
 /// # Safety
 ///
-/// The match lies in a scratch page; `distance` is its distance, at most
-/// `COPY`.
+/// The match lies in a scratch page; `distance` is its distance, or `COPY` if
+/// it is greater.
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
 unsafe fn finish_match(src: u64, dst: u64, distance: usize, len: usize) {
     let (src, dst) = (src as *const u8, dst as *mut u8);

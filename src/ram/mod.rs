@@ -47,6 +47,6 @@ pub use block::{BlockError, Initial, RamBlock};
 pub use guard::WriteGuards;
 pub use map::{MapError, ReceivedMap};
 pub use placement::{
-    InPlace, Landing, Placement, PlacementError, PlacementReport, Policy, Staging, StagingPool,
-    ZeroCounts, ZeroMode, zero_pages,
+    InPlace, Landing, Lost, Placement, PlacementError, PlacementReport, Policy, Staging,
+    StagingPool, ZeroCounts, ZeroMode, zero_pages,
 };

@@ -154,7 +154,7 @@ impl Channel<'_> {
     ) -> Result<(), ReceiveError> {
         let method = match &mut self.method {
             Some(method) => method,
-            none => none.insert(method::open(id, &self.shared.workshop)?),
+            none => none.insert(method::open(id, self.shared.workshop)?),
         };
         let mut payload = FromConnection { connection: &mut self.connection, left: len };
         method.packet(block, self.pages.normal(), &mut payload)?;

@@ -47,11 +47,12 @@ pub use error::ReceiveError;
 pub use listener::{Address, AddressError, Listener};
 pub use main_stream::SwitchoverAck;
 pub use record::{Recorded, record};
-pub use report::{BlockReport, DeviceReport, Pages, Report, Status, Usage};
+pub use report::{BlockReport, DeviceReport, Pages, Report, Status};
 pub use session::Counters;
 
 use crate::{
-    engine::EngineChoice,
+    engine::{EngineChoice, hardware},
+    measure::Meter,
     method::Workshop,
     ram::{Placement, Policy, RamBlock, ZeroMode},
     wire::{
@@ -76,6 +77,8 @@ pub struct Options {
     pub method: Option<MethodId>,
     /// What decodes pages of method qpl.
     pub engine: EngineChoice,
+    /// How a device is used, where there is one.
+    pub device: hardware::Options,
     /// Worker threads of software engines; one per core when `None`.
     pub workers: Option<NonZeroUsize>,
     /// How pages get into guest memory; the best on this host when `None`.
@@ -92,6 +95,9 @@ pub struct Options {
     pub switchover_ack: SwitchoverAck,
     /// Fail unless the source opens the return path.
     pub need_return_path: bool,
+    /// Count TLB flushes and page faults by tracepoints of the kernel, where
+    /// that is permitted.
+    pub trace: bool,
 }
 
 impl Default for Options {
@@ -100,6 +106,7 @@ impl Default for Options {
             channels: None,
             method: None,
             engine: EngineChoice::default(),
+            device: hardware::Options::default(),
             workers: None,
             placement: None,
             zero_mode: ZeroMode::Map,
@@ -108,6 +115,7 @@ impl Default for Options {
             hello_timeout: Duration::from_secs(10),
             switchover_ack: SwitchoverAck::Auto,
             need_return_path: false,
+            trace: false,
         }
     }
 }
@@ -127,7 +135,7 @@ pub struct Receiver {
     options: Options,
     session: Arc<Session>,
     workshop: Workshop,
-    usage: Usage,
+    meter: Meter,
 }
 
 /// A migration that did not arrive.
@@ -156,17 +164,16 @@ pub struct Received {
 impl Receiver {
     /// Sets up engine and placement.
     pub fn new(options: Options) -> Result<Self, ReceiveError> {
-        let workers = options.workers.or_else(|| thread::available_parallelism().ok());
-        let workers = workers.unwrap_or(NonZeroUsize::MIN);
-        let usage = Usage::now();
-        let placement = Placement::new(options.placement)?;
-        let engine = options.engine.start(workers, &placement);
-        // Enough to keep every worker busy from one channel, in bounds: a
-        // buffer holds up to half a megabyte.
-        let share = 64 / options.channels.unwrap_or(8).max(1);
-        let packets = (workers.get() + 1).min(share).clamp(2, 8);
+        let meter = Meter::start(options.trace);
+        let workshop = Workshop::new(
+            Placement::new(options.placement)?,
+            options.engine,
+            options.device.clone(),
+            options.workers,
+            options.channels,
+        );
         let session = Arc::new(Session::new(options.idle_timeout)?);
-        Ok(Self { options, session, workshop: Workshop { placement, engine, packets }, usage })
+        Ok(Self { options, session, workshop, meter })
     }
 
     /// What is being received, for a progress display.
@@ -317,7 +324,7 @@ impl Receiver {
         let counters = &self.session.counters;
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let engine = self.workshop.engine.report();
-        let mut report = Report {
+        Report {
             status,
             method: self.session.method.get().map(ToString::to_string),
             channels,
@@ -333,10 +340,9 @@ impl Receiver {
             bytes_received: count(&counters.bytes),
             engine,
             placement: Some(self.workshop.placement.report()),
+            used: self.meter.read(),
             ..Report::default()
-        };
-        self.usage.settle(&mut report);
-        report
+        }
     }
 }
 

@@ -5,7 +5,9 @@
 //! migration are ordered against each other by SYNCs and marks only, which are
 //! in the files.
 
+mod generate;
 mod send;
+mod writer;
 
 use std::{
     fs::File,
@@ -13,7 +15,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use generate::{
+    GenerateError, GenerateOptions, Generated, Pattern, UnknownPattern, generate,
+};
 pub use send::{SendError, Sent, send};
+pub use writer::{RecordingWriter, WriteError};
 
 /// Most channels a source can have.
 const MAX_CHANNELS: usize = 255;

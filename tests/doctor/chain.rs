@@ -145,6 +145,12 @@ fn a_copy_of_a_good_host_is_not_proof() {
     assert_eq!(ids(&report, State::Bad), [""; 0]);
     assert_eq!(report.verdict.engine, "unknown");
     assert!(!report.iaa_usable());
+
+    // One queue that may serve is enough not to blame another.
+    host.queue("wq1.1", "enabled", "dedicated", "user", 16);
+    let report = host.examine();
+    assert_eq!(ids(&report, State::Bad), ["queue:wq1.1"]);
+    assert_eq!(report.verdict.engine, "unknown");
 }
 
 #[test]

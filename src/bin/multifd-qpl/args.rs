@@ -4,8 +4,11 @@ use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use multifd_qpl::{
-    engine::EngineChoice,
-    ram::Policy,
+    engine::{
+        EngineChoice,
+        hardware::{self, Numa},
+    },
+    ram::{Policy, ZeroMode},
     receiver::{Options, SwitchoverAck},
     wire::{MethodId, main_stream::Limits},
 };
@@ -19,6 +22,16 @@ pub struct Receiving {
     /// What decompresses pages of method qpl: auto, iaa, qpl-software or software
     #[arg(long, default_value = "auto", value_name = "E", value_parser = engine_parser())]
     pub engine: EngineChoice,
+    /// Compare each page that a device made with the checksum it reports
+    #[arg(long)]
+    pub verify: bool,
+    /// Use only the devices of the NUMA node that a channel's thread runs on
+    #[arg(long)]
+    pub near_device: bool,
+    /// Let the device write pages that are present in guest memory directly:
+    /// saves a copy, but a device that stops answering ends the migration
+    #[arg(long)]
+    pub device_direct: bool,
     /// Worker threads that decompress pages [default: one per core]
     #[arg(long, value_name = "N")]
     pub workers: Option<NonZeroUsize>,
@@ -42,6 +55,14 @@ pub struct Receiving {
     /// Put each block's SHA-256 into the report
     #[arg(long)]
     pub sha256: bool,
+    /// Put TLB flushes and page faults by mode into the report, where the
+    /// kernel permits counting its tracepoints
+    #[arg(long)]
+    pub trace: bool,
+    /// What is done about zero pages: map, or read-check and one-bit, which
+    /// other receivers do and which are here to be measured against
+    #[arg(long, value_name = "Z", value_parser = zero_mode_parser(), default_value = "map", hide = true)]
+    pub zero_mode: ZeroMode,
 }
 
 impl Receiving {
@@ -51,8 +72,16 @@ impl Receiving {
             channels,
             method: self.method,
             engine: self.engine,
+            device: hardware::Options {
+                verify: self.verify,
+                direct: self.device_direct,
+                numa: if self.near_device { Numa::ThreadNode } else { Numa::Any },
+                ..hardware::Options::default()
+            },
             workers: self.workers,
             placement: self.placement,
+            zero_mode: self.zero_mode,
+            trace: self.trace,
             limits: Limits { max_ram: self.max_ram, ..Limits::default() },
             ..Options::default()
         }
@@ -105,6 +134,14 @@ fn engine_parser() -> impl TypedValueParser<Value = EngineChoice> {
 
 fn policy_parser() -> impl TypedValueParser<Value = Policy> {
     PossibleValuesParser::new(["place", "populate", "huge", "fault"]).try_map(|name| name.parse())
+}
+
+fn zero_mode_parser() -> impl TypedValueParser<Value = ZeroMode> {
+    PossibleValuesParser::new(["map", "read-check", "one-bit"]).map(|name| match name.as_str() {
+        "read-check" => ZeroMode::ReadCheck,
+        "one-bit" => ZeroMode::OneBit,
+        _ => ZeroMode::Map,
+    })
 }
 
 #[cfg(test)]

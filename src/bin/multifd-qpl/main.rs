@@ -1,6 +1,7 @@
 //! multifd live migrations. One file per subcommand.
 
 mod args;
+mod doctor;
 mod output;
 mod progress;
 mod receive;
@@ -28,6 +29,7 @@ enum Command {
     Replay(replay::Args),
     Record(record::Args),
     Send(send::Args),
+    Doctor(doctor::DoctorArgs),
 }
 
 fn main() -> ExitCode {
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         Command::Replay(args) => replay::run(args),
         Command::Record(args) => record::run(args),
         Command::Send(args) => send::run(args),
+        Command::Doctor(args) => return doctor::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
