@@ -130,7 +130,7 @@ impl<'a> Door<'a> {
                 // A source drops out when a connection is refused; one too
                 // many comes from somebody else.
                 if self.gate.is_full() {
-                    tracing::warn!("closed a connection beyond the last channel");
+                    tracing::warn!("closed a connection beyond what a source opens");
                     continue;
                 }
                 self.gate.accepted();
@@ -212,7 +212,7 @@ impl<'a> Door<'a> {
                 thread::sleep(Duration::from_millis(1));
             }
         }
-        let channels = self.gate.settle()?;
+        let channels = self.gate.settle(self.listener.is_none())?;
         self.session.epochs.set_channels(channels);
         Ok(channels)
     }
