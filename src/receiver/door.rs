@@ -37,6 +37,10 @@ pub enum Source {
     Files(Vec<File>),
 }
 
+/// How long a connection that came too late may take to say what it is. A
+/// source's channel has said so long before.
+const SURPLUS_PATIENCE: Duration = Duration::from_secs(1);
+
 /// What serves a channel.
 pub type Serve<'a> = dyn Fn(&Hello, Connection) -> Result<(), ReceiveError> + Sync + 'a;
 
@@ -115,10 +119,13 @@ impl<'a> Door<'a> {
         let mut anyone = false;
         while !(self.gate.is_complete() || session.has_failed() || session.is_finished()) {
             let mut wait = [
-                PollFd::new(listener.as_fd(), PollFlags::POLLIN),
                 PollFd::new(session.stop_signal(), PollFlags::POLLIN),
+                PollFd::new(listener.as_fd(), PollFlags::POLLIN),
             ];
-            if poll(&mut wait, PollTimeout::from(TICK_MS)).map_err(std::io::Error::from)? == 0 {
+            // With every place taken, whoever comes stays in the kernel's
+            // queue: until a stranger leaves, or `settle` looks at it.
+            let awaited = if self.gate.is_full() { 1 } else { 2 };
+            if poll(&mut wait[..awaited], PollTimeout::from(TICK_MS)).map_err(std::io::Error::from)? == 0 {
                 if anyone && session.check_quiet(Duration::ZERO, false).is_err() {
                     let (channels, main) = self.gate.present();
                     return Err(ReceiveError::Incomplete { channels, main });
@@ -126,14 +133,10 @@ impl<'a> Door<'a> {
                 continue;
             }
             let _guard = self.accepting.lock().unwrap_or_else(PoisonError::into_inner);
-            while let Some(fd) = listener.accept()? {
+            while !self.gate.is_full()
+                && let Some(fd) = listener.accept()?
+            {
                 anyone = true;
-                // A source drops out when a connection is refused; one too
-                // many comes from somebody else.
-                if self.gate.is_full() {
-                    tracing::warn!("closed a connection beyond the last channel");
-                    continue;
-                }
                 self.gate.accepted();
                 self.admit(scope, fd, main);
             }
@@ -194,6 +197,17 @@ impl<'a> Door<'a> {
         }
     }
 
+    /// Looks at a connection that came when all were there. A further channel
+    /// means that the source has more of them than were expected here, and
+    /// their pages would be missed; a stranger does no harm.
+    fn examine_surplus(&self, fd: OwnedFd) -> Result<(), ReceiveError> {
+        let connection = self.connection(fd)?;
+        self.gate.accepted();
+        self.gate.enter(connection, SURPLUS_PATIENCE)?;
+        tracing::warn!("closed a connection beyond the last channel");
+        Ok(())
+    }
+
     /// Finds out how many channels there are. Called at main's first mark: all
     /// hellos were sent before it, so every channel is connected by now, if
     /// only in the kernel's queue.
@@ -205,8 +219,13 @@ impl<'a> Door<'a> {
                     let mut wait = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
                     let waiting =
                         poll(&mut wait, PollTimeout::ZERO).map_err(std::io::Error::from)?;
-                    if waiting == 0 || self.gate.is_complete() {
+                    if waiting == 0 {
                         break;
+                    }
+                    if self.gate.is_complete() {
+                        let Some(fd) = listener.accept()? else { break };
+                        self.examine_surplus(fd)?;
+                        continue;
                     }
                 }
                 self.session.check()?;
