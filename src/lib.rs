@@ -8,6 +8,7 @@
 //! * [`ram`]: RAMBlocks, the received map, and how bytes get into guest pages.
 //! * [`inflate`]: page decoders, one raw DEFLATE block in, one page out.
 //! * [`engine`]: runs page jobs, in software or on the device.
+//! * [`measure`]: what a migration costs the process.
 //! * [`method`]: one file per compression method.
 //! * [`receiver`]: connections, epochs, the verdict.
 //! * [`recording`]: recorded migrations: read, send, generate.
@@ -21,6 +22,7 @@ pub mod capi;
 pub mod doctor;
 pub mod engine;
 pub mod inflate;
+pub mod measure;
 pub mod method;
 pub mod ram;
 pub mod receiver;

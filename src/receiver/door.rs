@@ -41,6 +41,9 @@ pub enum Source {
 /// source's channel has said so long before.
 const SURPLUS_PATIENCE: Duration = Duration::from_secs(1);
 
+/// Most connections looked at that came when all were there.
+const MAX_SURPLUS: usize = 16;
+
 /// What serves a channel.
 pub type Serve<'a> = dyn Fn(&Hello, Connection) -> Result<(), ReceiveError> + Sync + 'a;
 
@@ -116,18 +119,19 @@ impl<'a> Door<'a> {
         main: &Sender<Connection>,
     ) -> Result<(), ReceiveError> {
         let session = &**self.session;
-        let mut anyone = false;
         while !(self.gate.is_complete() || session.has_failed() || session.is_finished()) {
             let mut wait = [
                 PollFd::new(session.stop_signal(), PollFlags::POLLIN),
                 PollFd::new(listener.as_fd(), PollFlags::POLLIN),
             ];
-            // With every place taken, whoever comes stays in the kernel's
-            // queue: until a stranger leaves, or `settle` looks at it.
+            // When all are there, or a crowd of strangers is, whoever comes stays
+            // in the kernel's queue: until there is room, or `settle` looks at it.
             let awaited = if self.gate.is_full() { 1 } else { 2 };
-            if poll(&mut wait[..awaited], PollTimeout::from(TICK_MS)).map_err(std::io::Error::from)? == 0 {
-                if anyone && session.check_quiet(Duration::ZERO, false).is_err() {
-                    let (channels, main) = self.gate.present();
+            let timeout = PollTimeout::from(TICK_MS);
+            if poll(&mut wait[..awaited], timeout).map_err(std::io::Error::from)? == 0 {
+                // Waiting for a source to begin, strangers or not, has no end.
+                let (channels, main) = self.gate.present();
+                if channels + main > 0 && session.check_quiet(Duration::ZERO, false).is_err() {
                     return Err(ReceiveError::Incomplete { channels, main });
                 }
                 continue;
@@ -136,7 +140,6 @@ impl<'a> Door<'a> {
             while !self.gate.is_full()
                 && let Some(fd) = listener.accept()?
             {
-                anyone = true;
                 self.gate.accepted();
                 self.admit(scope, fd, main);
             }
@@ -213,6 +216,7 @@ impl<'a> Door<'a> {
     /// only in the kernel's queue.
     pub fn settle(&self) -> Result<usize, ReceiveError> {
         if let Some(listener) = &self.listener {
+            let mut surplus = 0;
             loop {
                 {
                     let _guard = self.accepting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -223,6 +227,11 @@ impl<'a> Door<'a> {
                         break;
                     }
                     if self.gate.is_complete() {
+                        // A crowd of strangers must not hold up the migration.
+                        if surplus == MAX_SURPLUS {
+                            break;
+                        }
+                        surplus += 1;
                         let Some(fd) = listener.accept()? else { break };
                         self.examine_surplus(fd)?;
                         continue;
@@ -232,7 +241,7 @@ impl<'a> Door<'a> {
                 thread::sleep(Duration::from_millis(1));
             }
         }
-        let channels = self.gate.settle()?;
+        let channels = self.gate.settle(self.listener.is_none())?;
         self.session.epochs.set_channels(channels);
         Ok(channels)
     }

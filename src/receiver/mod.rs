@@ -47,11 +47,12 @@ pub use error::ReceiveError;
 pub use listener::{Address, AddressError, Listener};
 pub use main_stream::SwitchoverAck;
 pub use record::{Recorded, record};
-pub use report::{BlockReport, DeviceReport, Pages, Report, Status, Usage};
+pub use report::{BlockReport, DeviceReport, Pages, Report, Status};
 pub use session::Counters;
 
 use crate::{
     engine::{EngineChoice, hardware},
+    measure::Meter,
     method::Workshop,
     ram::{Placement, Policy, RamBlock, ZeroMode},
     wire::{
@@ -94,6 +95,9 @@ pub struct Options {
     pub switchover_ack: SwitchoverAck,
     /// Fail unless the source opens the return path.
     pub need_return_path: bool,
+    /// Count TLB flushes and page faults by tracepoints of the kernel, where
+    /// that is permitted.
+    pub trace: bool,
 }
 
 impl Default for Options {
@@ -111,6 +115,7 @@ impl Default for Options {
             hello_timeout: Duration::from_secs(10),
             switchover_ack: SwitchoverAck::Auto,
             need_return_path: false,
+            trace: false,
         }
     }
 }
@@ -130,7 +135,7 @@ pub struct Receiver {
     options: Options,
     session: Arc<Session>,
     workshop: Workshop,
-    usage: Usage,
+    meter: Meter,
 }
 
 /// A migration that did not arrive.
@@ -159,7 +164,7 @@ pub struct Received {
 impl Receiver {
     /// Sets up engine and placement.
     pub fn new(options: Options) -> Result<Self, ReceiveError> {
-        let usage = Usage::now();
+        let meter = Meter::start(options.trace);
         let workshop = Workshop::new(
             Placement::new(options.placement)?,
             options.engine,
@@ -168,7 +173,7 @@ impl Receiver {
             options.channels,
         );
         let session = Arc::new(Session::new(options.idle_timeout)?);
-        Ok(Self { options, session, workshop, usage })
+        Ok(Self { options, session, workshop, meter })
     }
 
     /// What is being received, for a progress display.
@@ -242,6 +247,10 @@ impl Receiver {
             match outcome {
                 Ok(arrived) => {
                     session.finish();
+                    // Channels that end later see for themselves.
+                    if let Some(channel) = session.epochs.loose_end() {
+                        session.fail(ReceiveError::AfterLastMark.on_channel(channel));
+                    }
                     (Some(arrived), Some(connection))
                 }
                 Err(error) => {
@@ -315,7 +324,7 @@ impl Receiver {
         let counters = &self.session.counters;
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let engine = self.workshop.engine.report();
-        let mut report = Report {
+        Report {
             status,
             method: self.session.method.get().map(ToString::to_string),
             channels,
@@ -331,10 +340,9 @@ impl Receiver {
             bytes_received: count(&counters.bytes),
             engine,
             placement: Some(self.workshop.placement.report()),
+            used: self.meter.read(),
             ..Report::default()
-        };
-        self.usage.settle(&mut report);
-        report
+        }
     }
 }
 

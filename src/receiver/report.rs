@@ -1,10 +1,8 @@
 //! What a migration came to, as a value: the command prints it as JSON.
 
-use std::{fs, io, time::Duration};
-
 use serde::Serialize;
 
-use crate::{engine::EngineReport, ram::PlacementReport};
+use crate::{engine::EngineReport, measure::Measured, ram::PlacementReport};
 
 /// A received, or failed, migration in figures. The keys are stable.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -21,14 +19,10 @@ pub struct Report {
     pub channels: usize,
     /// Seconds from the first connection to the verdict.
     pub wall_seconds: f64,
-    /// Seconds of user CPU time of the whole process in that time.
-    pub cpu_user_seconds: f64,
-    /// Seconds of system CPU time of the whole process in that time.
-    pub cpu_system_seconds: f64,
-    /// Minor page faults of the whole process in that time.
-    pub minor_faults: u64,
-    /// Most memory the process ever had resident, in bytes.
-    pub peak_rss_bytes: u64,
+    /// What the process used between the receiver's start and the verdict: CPU
+    /// time, page faults, memory, TLB flushes.
+    #[serde(flatten)]
+    pub used: Measured,
     /// Pages by kind.
     pub pages: Pages,
     /// Marks behind the one in the START section: how often the source went
@@ -96,54 +90,4 @@ pub struct DeviceReport {
     pub bytes: usize,
     /// The source's JSON description came and agrees with the sections.
     pub described: bool,
-}
-
-/// The process's use of the machine at one moment.
-#[derive(Debug, Clone, Copy)]
-pub struct Usage {
-    user: Duration,
-    system: Duration,
-    minor_faults: u64,
-}
-
-impl Usage {
-    /// Now.
-    pub fn now() -> Self {
-        let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
-        // SAFETY: getrusage fills the struct it is given, and cannot fail with
-        // these arguments; all-zero is a valid rusage besides.
-        let usage = unsafe {
-            libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
-            usage.assume_init()
-        };
-        let time = |value: libc::timeval| {
-            Duration::new(value.tv_sec.max(0) as u64, value.tv_usec.max(0) as u32 * 1000)
-        };
-        Self {
-            user: time(usage.ru_utime),
-            system: time(usage.ru_stime),
-            minor_faults: usage.ru_minflt.max(0) as u64,
-        }
-    }
-
-    /// Writes what was used since into `report`.
-    pub fn settle(&self, report: &mut Report) {
-        let now = Self::now();
-        report.cpu_user_seconds = now.user.saturating_sub(self.user).as_secs_f64();
-        report.cpu_system_seconds = now.system.saturating_sub(self.system).as_secs_f64();
-        report.minor_faults = now.minor_faults.saturating_sub(self.minor_faults);
-        report.peak_rss_bytes = peak_rss().unwrap_or(0);
-    }
-}
-
-/// The high-water mark of resident memory. Not `ru_maxrss`, which a child
-/// process takes over from its parent.
-fn peak_rss() -> io::Result<u64> {
-    let status = fs::read_to_string("/proc/self/status")?;
-    Ok(status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
-        .and_then(|rest| rest.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok())
-        .unwrap_or(0)
-        * 1024)
 }

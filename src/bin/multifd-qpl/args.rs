@@ -8,7 +8,7 @@ use multifd_qpl::{
         EngineChoice,
         hardware::{self, Numa},
     },
-    ram::Policy,
+    ram::{Policy, ZeroMode},
     receiver::{Options, SwitchoverAck},
     wire::{MethodId, main_stream::Limits},
 };
@@ -55,6 +55,14 @@ pub struct Receiving {
     /// Put each block's SHA-256 into the report
     #[arg(long)]
     pub sha256: bool,
+    /// Put TLB flushes and page faults by mode into the report, where the
+    /// kernel permits counting its tracepoints
+    #[arg(long)]
+    pub trace: bool,
+    /// What is done about zero pages: map, or read-check and one-bit, which
+    /// other receivers do and which are here to be measured against
+    #[arg(long, value_name = "Z", value_parser = zero_mode_parser(), default_value = "map", hide = true)]
+    pub zero_mode: ZeroMode,
 }
 
 impl Receiving {
@@ -72,6 +80,8 @@ impl Receiving {
             },
             workers: self.workers,
             placement: self.placement,
+            zero_mode: self.zero_mode,
+            trace: self.trace,
             limits: Limits { max_ram: self.max_ram, ..Limits::default() },
             ..Options::default()
         }
@@ -124,6 +134,14 @@ fn engine_parser() -> impl TypedValueParser<Value = EngineChoice> {
 
 fn policy_parser() -> impl TypedValueParser<Value = Policy> {
     PossibleValuesParser::new(["place", "populate", "huge", "fault"]).try_map(|name| name.parse())
+}
+
+fn zero_mode_parser() -> impl TypedValueParser<Value = ZeroMode> {
+    PossibleValuesParser::new(["map", "read-check", "one-bit"]).map(|name| match name.as_str() {
+        "read-check" => ZeroMode::ReadCheck,
+        "one-bit" => ZeroMode::OneBit,
+        _ => ZeroMode::Map,
+    })
 }
 
 #[cfg(test)]

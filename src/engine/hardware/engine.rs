@@ -39,6 +39,8 @@ impl HardwareEngine {
         options: Options,
         reason: impl Into<String>,
     ) -> Self {
+        // Giving memory back flushes the IOTLB of a device bound to the process.
+        placement.set_give_back(0);
         let shared = Shared {
             device,
             placement,
