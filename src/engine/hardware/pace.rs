@@ -8,12 +8,13 @@
 
 use std::{hint, thread, time::Duration};
 
-/// Most rounds of spinning between looks.
-const SPINS: u32 = 24;
+/// Most rounds of a wait without sleep. The first three quarters spin, the rest
+/// gives the CPU away.
+const EAGER: u32 = 32;
+/// So many waits after eagerness was last tried in full, it is tried again.
+const TRY_AGAIN: u32 = 64;
 /// Pauses in one round of spinning, less than a microsecond.
 const PAUSES: u32 = 16;
-/// Rounds of giving the CPU away after that.
-const YIELDS: u32 = 8;
 /// First interval of sleep; the kernel's timer slack adds some 50 µs.
 const FIRST_SLEEP: Duration = Duration::from_micros(10);
 /// Longest interval of sleep.
@@ -21,40 +22,47 @@ const LONGEST_SLEEP: Duration = Duration::from_micros(500);
 
 /// Waits longer each time it is asked to, until something happened.
 ///
-/// Learns whether spinning pays: every wait that ends in sleep halves the
-/// spinning of the next, every one that does not doubles it.
+/// Learns whether eagerness pays: every wait that ends in sleep halves the rounds
+/// without sleep of the next, every other one doubles them. With many jobs in
+/// flight sleep costs no time, as the device has work meanwhile; and each look
+/// that finds nothing costs a microsecond of CPU time.
 #[derive(Debug)]
 pub struct Pace {
     round: u32,
-    spins: u32,
+    eager: u32,
+    waits: u32,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { round: 0, spins: SPINS }
+        Self { round: 0, eager: EAGER, waits: 0 }
     }
 }
 
 impl Pace {
     /// A wait is over: the next begins with short intervals again.
     pub fn reset(&mut self) {
-        let slept = self.round > self.spins + YIELDS;
-        self.spins = if slept { self.spins / 2 } else { self.spins * 2 }.clamp(1, SPINS);
+        let slept = self.round > self.eager;
+        self.eager = if slept { self.eager / 2 } else { self.eager * 2 }.clamp(1, EAGER);
         self.round = 0;
+        self.waits += 1;
+        if self.waits == TRY_AGAIN {
+            (self.waits, self.eager) = (0, EAGER);
+        }
     }
 
     /// Waits for the next look.
     pub fn pause(&mut self) {
         let round = self.round;
         self.round += 1;
-        if round < self.spins {
+        if round < self.eager * 3 / 4 {
             for _ in 0..PAUSES {
                 hint::spin_loop();
             }
-        } else if round < self.spins + YIELDS {
+        } else if round < self.eager {
             thread::yield_now();
         } else {
-            thread::sleep(sleep_after(round - self.spins - YIELDS));
+            thread::sleep(sleep_after(round - self.eager));
         }
     }
 }
@@ -70,18 +78,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spinning_is_given_up_where_it_does_not_pay() {
+    fn eagerness_is_given_up_where_it_does_not_pay_and_tried_again() {
         let mut pace = Pace::default();
-        for expected in [12, 6, 3, 1, 1] {
-            for _ in 0..=pace.spins + YIELDS {
+        for expected in [16, 8, 4, 2, 1, 1] {
+            for _ in 0..=pace.eager {
                 pace.pause();
             }
             pace.reset();
-            assert_eq!(pace.spins, expected);
+            assert_eq!(pace.eager, expected);
         }
         pace.pause();
         pace.reset();
-        assert_eq!(pace.spins, 2);
+        assert_eq!(pace.eager, 2);
+        for _ in 7..TRY_AGAIN {
+            pace.round = 1000;
+            pace.reset();
+        }
+        assert_eq!(pace.eager, EAGER);
     }
 
     #[test]
