@@ -132,17 +132,33 @@ impl BufferPool {
         Self { free, home, left: limit }
     }
 
-    /// Takes a buffer, waiting for one to come back when all are out.
-    pub fn take(&mut self) -> Result<PacketBuffer, EngineError> {
+    /// Takes a buffer if there is one.
+    pub fn try_take(&mut self) -> Result<Option<PacketBuffer>, EngineError> {
         let mapping = match self.free.try_recv() {
             Ok(mapping) => mapping,
             Err(_) if self.left > 0 => {
                 self.left -= 1;
                 Mapping::new().map_err(EngineError::Memory)?
             }
-            Err(_) => self.free.recv().map_err(|_| EngineError::Stopped)?,
+            Err(_) => return Ok(None),
         };
-        Ok(PacketBuffer { mapping: Some(mapping), len: 0, home: self.home.clone() })
+        Ok(Some(self.wrap(mapping)))
+    }
+
+    /// Takes a buffer, waiting for one to come back when all are out. Only for
+    /// owners whose packets are finished by other threads.
+    pub fn take(&mut self) -> Result<PacketBuffer, EngineError> {
+        match self.try_take()? {
+            Some(buffer) => Ok(buffer),
+            None => {
+                let mapping = self.free.recv().map_err(|_| EngineError::Stopped)?;
+                Ok(self.wrap(mapping))
+            }
+        }
+    }
+
+    fn wrap(&self, mapping: Mapping) -> PacketBuffer {
+        PacketBuffer { mapping: Some(mapping), len: 0, home: self.home.clone() }
     }
 
     /// Makes up for a buffer that was quarantined and will not come back.

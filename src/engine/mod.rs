@@ -7,8 +7,15 @@
 //! fits worker threads as well as a device with many jobs in flight.
 
 mod buffer;
+mod choose;
+pub mod hardware;
+mod qpl_software;
+mod software;
 
 pub use buffer::{BufferPool, PacketBuffer};
+pub use choose::{EngineChoice, UnknownEngine};
+pub use qpl_software::{QplDecoder, qpl_software_engine};
+pub use software::{CHUNK, MakeDecoder, PageDecoder, SoftwareEngine};
 
 use std::sync::Arc;
 
@@ -48,6 +55,12 @@ pub trait Engine: Send + Sync + std::fmt::Debug {
 
 /// The jobs of one channel.
 pub trait PageQueue: Send {
+    /// Takes a buffer for the next packet from `pool`, waiting for one to come
+    /// back when all are out. A queue that only finishes packets when its
+    /// owner calls it does so meanwhile.
+    fn buffer(&mut self, pool: &mut BufferPool) -> Result<PacketBuffer, EngineError> {
+        pool.take()
+    }
     /// Takes a packet over. Returns before its pages are decoded wherever it
     /// can, and blocks only while there is no room. An error, also of an
     /// earlier packet, ends the migration.
@@ -80,6 +93,17 @@ pub enum EngineError {
     /// The page was decoded but could not be put into guest memory.
     #[error(transparent)]
     Placement(#[from] crate::ram::PlacementError),
+    /// The device was writing a page of guest memory and did not come to an
+    /// end, so the page cannot be made in any other way.
+    #[error(
+        "the device still holds page {page:#x} of RAMBlock {block:?} and does not answer; migrate again without direct writing"
+    )]
+    DeviceHoldsPage {
+        /// Name of the RAMBlock.
+        block: String,
+        /// Index of the 4 KiB page in the block.
+        page: u32,
+    },
     /// The engine asked for is not to be had on this host.
     #[error("engine {engine} cannot run here: {reason}")]
     Unavailable {

@@ -1,0 +1,1 @@
+#include "qpl/qpl.h"
