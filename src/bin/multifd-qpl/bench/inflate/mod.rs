@@ -174,8 +174,8 @@ impl Blocks {
             .all(|(&(start, len), page)| (rival.decode)(&self.payload[start..start + len], page))
     }
 
-    /// Runs all decoders, in turns, packet by packet, so that what disturbs
-    /// the machine disturbs all. Each packet counts with its best turn.
+    /// Runs all decoders, in turns, so that what disturbs the machine disturbs
+    /// all. Each packet counts with its best turn.
     pub fn race(&self, rounds: usize) -> Race {
         type Turn<'a> = Box<dyn FnMut(&Blocks, usize, &mut [u8]) -> bool + 'a>;
         let mut entrants: Vec<(String, Turn)> = Vec::new();
@@ -193,11 +193,10 @@ impl Blocks {
             ));
         }
         let mut out = vec![0u8; PACKET * PAGE];
-        // One row a packet, one column a decoder.
-        let mut best = vec![vec![f64::INFINITY; entrants.len()]; self.packets()];
+        let mut best = vec![vec![f64::INFINITY; self.packets()]; entrants.len()];
         for round in 0..rounds.max(1) {
-            for (packet, best) in best.iter_mut().enumerate() {
-                for ((name, decode), best) in entrants.iter_mut().zip(best) {
+            for ((name, decode), best) in entrants.iter_mut().zip(&mut best) {
+                for (packet, best) in best.iter_mut().enumerate() {
                     let start = Instant::now();
                     let good = decode(self, packet, black_box(&mut out));
                     *best = best.min(start.elapsed().as_nanos() as f64);
@@ -211,17 +210,15 @@ impl Blocks {
                 }
             }
         }
-        let per_page = |column: usize| {
-            best.iter().map(|best| best[column]).sum::<f64>() / self.spans.len() as f64
-        };
+        let per_page = |entrant: usize| best[entrant].iter().sum::<f64>() / self.spans.len() as f64;
         let decoders = entrants
             .iter()
             .enumerate()
-            .map(|(column, (name, _))| Entrant {
+            .map(|(entrant, (name, _))| Entrant {
                 name: name.clone(),
-                ns_per_page: per_page(column),
-                mb_per_s: PAGE as f64 * 1e3 / per_page(column),
-                ratio: per_page(column) / per_page(0),
+                ns_per_page: per_page(entrant),
+                mb_per_s: PAGE as f64 * 1e3 / per_page(entrant),
+                ratio: per_page(entrant) / per_page(0),
             })
             .collect();
         Race {
@@ -245,7 +242,7 @@ impl Race {
             // Writing to a string cannot fail.
             let _ = writeln!(
                 text,
-                "  {:26} {:8.0} ns/page {:8.0} MB/s  x{:.2}",
+                "  {:32} {:6.0} ns/page {:8.0} MB/s  x{:.2}",
                 entrant.name, entrant.ns_per_page, entrant.mb_per_s, entrant.ratio
             );
         }
