@@ -11,11 +11,14 @@
 //! * [`measure`]: what a migration costs the process.
 //! * [`method`]: one file per compression method.
 //! * [`receiver`]: connections, epochs, the verdict.
-//! * [`recording`]: recorded migrations: read, write, generate.
+//! * [`recording`]: recorded migrations: read, send, generate.
+//! * [`capi`]: the C interface to methods and received map.
+//! * [`doctor`]: what stands between this host and its IAA.
 
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
 compile_error!("multifd-qpl receives x86-64 guests on Linux hosts only");
 
+pub mod capi;
 pub mod doctor;
 pub mod engine;
 pub mod inflate;

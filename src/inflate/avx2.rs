@@ -4,14 +4,14 @@
 
 use std::arch::x86_64::*;
 
-use super::lanes::{DISTANCES, END_OF_BLOCK, Event, INVALID, LENGTHS, Scratch, TOO_FAR, deliver};
+use super::lanes::{DISTANCES, END_OF_BLOCK, Event, Feed, INVALID, LENGTHS, Scratch, TOO_FAR};
 use super::out::copy_match;
 use super::{Job, PAGE};
 
 /// Lanes of one vector.
 const WIDTH: usize = 4;
 /// Vectors side by side.
-const GROUPS: usize = 2;
+const GROUPS: usize = 3;
 /// Lanes altogether.
 pub(super) const LANES: usize = WIDTH * GROUPS;
 
@@ -194,6 +194,11 @@ macro_rules! each {
                 const $g: usize = 1;
                 $value
             },
+            {
+                #[allow(non_upper_case_globals)]
+                const $g: usize = 2;
+                $value
+            },
         ]
     };
 }
@@ -213,20 +218,18 @@ pub(super) unsafe fn decode(
     jobs: &mut [Job],
     order: &[u32],
 ) {
-    let start_of = |job: &Job| (payload as u64 + u64::from(job.start)) * 8 + 3;
-    let parked = payload as u64 * 8;
-    let mut order = order.iter();
-    let mut busy = order.len();
+    // SAFETY: the caller's.
+    let mut feed = unsafe { Feed::new(payload, jobs, order) };
     let mut groups = each!(g => {
-        let mut bit = Spill([parked; WIDTH]);
-        let (mut page, mut active) = (Spill([0; WIDTH]), Spill([0; WIDTH]));
+        let mut bit = Spill([feed.parked(); WIDTH]);
+        let page = Spill(std::array::from_fn(|lane| scratch.page(g * WIDTH + lane) as u64));
+        let mut active = Spill([0; WIDTH]);
         let mut job = [0; WIDTH];
-        for lane in 0..WIDTH {
-            page.0[lane] = scratch.page(g * WIDTH + lane) as u64;
-            if let Some(&number) = order.next() {
-                job[lane] = number;
+        for (lane, job) in job.iter_mut().enumerate() {
+            if let Some(next) = feed.next() {
+                *job = next.job;
+                bit.0[lane] = next.bit;
                 active.0[lane] = u64::MAX;
-                bit.0[lane] = start_of(&jobs[number as usize]);
             }
         }
         Group { bit: get(&bit), out: get(&page), page: get(&page), active: get(&active), job }
@@ -235,7 +238,7 @@ pub(super) unsafe fn decode(
     let (mut literals, mut start) = (none, none);
     let (mut dst, mut src, mut second, mut row) = (none, none, none, none);
 
-    while busy > 0 {
+    while feed.is_busy() {
         // Sixteen bytes of input for every lane, as two vectors.
         let input = each!(g => {
             let mut addr = Spill([0; WIDTH]);
@@ -400,8 +403,6 @@ pub(super) unsafe fn decode(
             while left != 0 {
                 let lane = left.trailing_zeros() as usize;
                 left &= left - 1;
-                let job = &mut jobs[group.job[lane] as usize];
-                let end = payload as u64 + u64::from(job.start) + u64::from(job.len);
                 let event = Event {
                     bit: bit.0[lane],
                     block_end: ends.0[lane],
@@ -409,28 +410,23 @@ pub(super) unsafe fn decode(
                     len: lens.0[lane],
                     src: src[g].0[lane],
                 };
-                let Some(result) = event.verdict(page.0[lane], end) else {
+                // SAFETY: this is the lane's scratch page.
+                if unsafe { feed.settle(group.job[lane], page.0[lane], &event) }.is_none() {
                     let to = dst[g].0[lane];
-                    // SAFETY: checked by the verdict: the match is in the
-                    // page, which has room behind it.
+                    // SAFETY: settled: the match is in the page, which has
+                    // room behind it.
                     unsafe {
                         copy_match(to as *mut u8, (to - event.src) as usize, event.len as usize);
                     }
                     continue;
-                };
-                job.result = result;
-                if result.is_ok() {
-                    // SAFETY: the scratch page is full, `dst` is the caller's.
-                    unsafe { deliver(page.0[lane] as *const u8, job.dst) };
                 }
-                busy -= 1;
                 out.0[lane] = page.0[lane];
-                if let Some(&number) = order.next() {
-                    group.job[lane] = number;
-                    bit.0[lane] = start_of(&jobs[number as usize]);
+                if let Some(next) = feed.next() {
+                    group.job[lane] = next.job;
+                    bit.0[lane] = next.bit;
                 } else {
                     active.0[lane] = 0;
-                    bit.0[lane] = parked;
+                    bit.0[lane] = feed.parked();
                 }
             }
             group.bit = get(&bit);

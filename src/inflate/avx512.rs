@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::lanes::{COPY, DISTANCE, Event, LENGTH, PATTERNS, Scratch, Table, deliver};
+use super::lanes::{COPY, DISTANCE, Event, Feed, LENGTH, PATTERNS, Scratch, Table};
 use super::{Job, PAGE};
 
 /// Lanes of one vector.
@@ -101,7 +101,8 @@ struct Group {
 /// # Safety
 ///
 /// As [`super::Decoder::decode_pages`]; `available()` holds; every number is
-/// below `jobs.len()` and every such job has at least one byte.
+/// below `jobs.len()` and every such job has at least one byte; `scratch` has
+/// [`LANES`] lanes.
 #[target_feature(
     enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,avx512vpopcntdq,gfni,bmi1,bmi2,lzcnt,popcnt"
 )]
@@ -121,28 +122,27 @@ pub(super) unsafe fn decode(
     let one = _mm512_set1_epi64(1);
     const LOW: __mmask32 = 0x1111_1111;
 
-    let mut order = order.iter();
-    let mut groups: [Group; GROUPS] = std::array::from_fn(|g| {
-        let mut bit = Spill([payload as u64 * 8; WIDTH]);
-        let mut page = Spill([0; WIDTH]);
-        let mut job = [0; WIDTH];
+    // SAFETY: the caller's.
+    let mut feed = unsafe { Feed::new(payload, jobs, order) };
+    let mut groups = each!(g => {
+        let mut bit = Spill([feed.parked(); WIDTH]);
+        let page = Spill(std::array::from_fn(|lane| scratch.page(g * WIDTH + lane) as u64));
         let mut active = 0;
-        for lane in 0..WIDTH {
-            page.0[lane] = scratch.page(g * WIDTH + lane) as u64;
-            if let Some(&number) = order.next() {
-                job[lane] = number;
+        let mut job = [0; WIDTH];
+        for (lane, job) in job.iter_mut().enumerate() {
+            if let Some(next) = feed.next() {
+                *job = next.job;
+                bit.0[lane] = next.bit;
                 active |= 1 << lane;
-                bit.0[lane] = (payload as u64 + u64::from(jobs[number as usize].start)) * 8 + 3;
             }
         }
         Group { bit: get(&bit), out: get(&page), page: get(&page), active, job }
     });
-
     let none = [Spill([0; WIDTH]); GROUPS];
     let (mut addr, mut literals, mut start) = (none, none, none);
     let (mut dst, mut src, mut row) = (none, none, none);
 
-    while groups.iter().any(|group| group.active != 0) {
+    while feed.is_busy() {
         // Sixteen bytes of input for every lane, as two vectors.
         each!(g => put(&mut addr[g], _mm512_srli_epi64::<3>(groups[g].bit)));
         let input = each!(g => {
@@ -258,7 +258,7 @@ pub(super) unsafe fn decode(
                 )),
             )
         });
-        let happened = each!(g => {
+        let events = each!(g => {
             let full = _mm512_add_epi64(groups[g].page, _mm512_set1_epi64(PAGE as i64));
             (_mm512_cmpgt_epu64_mask(len[g], _mm512_set1_epi64(COPY as i64))
                 | _mm512_cmpgt_epu64_mask(next[g], full)
@@ -287,62 +287,47 @@ pub(super) unsafe fn decode(
                 );
             }
         });
-        each!(g => {
-            let (group, events, len, block_end) = (&mut groups[g], happened[g], len[g], block_end[g]);
-            let (dst, src, row) = (&dst[g], &src[g], &row[g]);
-            if events != 0 {
-                let (mut bit, mut out, mut lens, mut page, mut ends) = (none[0], none[0], none[0], none[0], none[0]);
-                put(&mut ends, block_end);
-                put(&mut bit, group.bit);
-                put(&mut out, group.out);
-                put(&mut lens, len);
-                put(&mut page, group.page);
-                let mut left = events;
-                while left != 0 {
-                    let lane = left.trailing_zeros() as usize;
-                    left &= left - 1;
-                    let job = &mut jobs[group.job[lane] as usize];
-                    let end = payload as u64 + u64::from(job.start) + u64::from(job.len);
-                    let event = Event {
-                        bit: bit.0[lane],
-                        block_end: ends.0[lane],
-                        out: out.0[lane],
-                        len: lens.0[lane],
-                        src: src.0[lane],
-                    };
-                    match event.verdict(page.0[lane], end) {
-                        None => {
-                            // SAFETY: checked by the verdict: the match lies
-                            // in the page.
-                            unsafe { finish_match(src.0[lane], dst.0[lane], row.0[lane] as usize / COPY, event.len as usize) }
-                        }
-                        Some(result) => {
-                            job.result = result;
-                            if result.is_ok() {
-                                // SAFETY: the scratch page is full, `dst` is
-                                // the caller's.
-                                unsafe { deliver(page.0[lane] as *const u8, job.dst) };
-                            }
-                            out.0[lane] = page.0[lane];
-                            match order.next() {
-                                Some(&number) => {
-                                    group.job[lane] = number;
-                                    bit.0[lane] = (payload as u64
-                                        + u64::from(jobs[number as usize].start))
-                                        * 8
-                                        + 3;
-                                }
-                                None => {
-                                    group.active &= !(1 << lane);
-                                    bit.0[lane] = payload as u64 * 8;
-                                }
-                            }
-                        }
+        each!(g => if events[g] != 0 {
+            let group = &mut groups[g];
+            let (mut bit, mut out, mut page) = (none[0], none[0], none[0]);
+            let (mut lens, mut ends) = (none[0], none[0]);
+            put(&mut bit, group.bit);
+            put(&mut out, group.out);
+            put(&mut page, group.page);
+            put(&mut lens, len[g]);
+            put(&mut ends, block_end[g]);
+            let mut left = events[g];
+            while left != 0 {
+                let lane = left.trailing_zeros() as usize;
+                left &= left - 1;
+                let event = Event {
+                    bit: bit.0[lane],
+                    block_end: ends.0[lane],
+                    out: out.0[lane],
+                    len: lens.0[lane],
+                    src: src[g].0[lane],
+                };
+                // SAFETY: this is the lane's scratch page.
+                if unsafe { feed.settle(group.job[lane], page.0[lane], &event) }.is_none() {
+                    let repeat = row[g].0[lane] as usize / COPY;
+                    // SAFETY: settled: the match is in the page, which has
+                    // room behind it.
+                    unsafe {
+                        finish_match(event.src, dst[g].0[lane], repeat, event.len as usize);
                     }
+                    continue;
                 }
-                group.bit = get(&bit);
-                group.out = get(&out);
+                out.0[lane] = page.0[lane];
+                if let Some(next) = feed.next() {
+                    group.job[lane] = next.job;
+                    bit.0[lane] = next.bit;
+                } else {
+                    group.active &= !(1 << lane);
+                    bit.0[lane] = feed.parked();
+                }
             }
+            group.bit = get(&bit);
+            group.out = get(&out);
         });
     }
 }
@@ -351,8 +336,8 @@ pub(super) unsafe fn decode(
 ///
 /// # Safety
 ///
-/// The match lies in a scratch page; `distance` is its distance, at most
-/// `COPY`.
+/// The match lies in a scratch page; `distance` is its distance, or `COPY` if
+/// it is greater.
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
 unsafe fn finish_match(src: u64, dst: u64, distance: usize, len: usize) {
     let (src, dst) = (src as *const u8, dst as *mut u8);

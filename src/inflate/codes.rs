@@ -23,9 +23,12 @@ const MAX_BITS: usize = 15;
 /// What a symbol does, in 32 bits.
 ///
 /// * bits 0 to 5: bits to take from the input, code and extra bits together
-/// * bits 8 to 11: bits of the code alone
+/// * bits 8 to 13: bits of the code alone
+/// * bits 14 and 15: what it is, below; none set for a length or distance
 /// * bits 16 to 31: the literal, or the base of a length or distance
-/// * bits 12 to 14: what it is, below; none set for a length or distance
+///
+/// The two shift counts have bits to themselves up to where a shift of a 64-bit
+/// number stops looking, so that they need not be masked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Entry(pub(super) u32);
 
@@ -35,12 +38,12 @@ impl Entry {
     /// Neither literal nor length nor distance; see the next three.
     pub(super) const SPECIAL: u32 = 1 << 14;
     /// The end of the block (special).
-    const END: u32 = 1 << 13;
+    const END: u32 = Self::SPECIAL | 1 << 16;
     /// The code is not in the table (special).
-    const LONG: u32 = 1 << 12;
+    const LONG: u32 = Self::SPECIAL | 1 << 17;
 
     /// What the table holds where no code of its length is.
-    const NOT_HERE: Entry = Entry(Self::SPECIAL | Self::LONG);
+    const NOT_HERE: Entry = Entry(Self::LONG);
     /// A symbol that DEFLATE has codes but no use for (special).
     const UNUSED: Entry = Entry(Self::SPECIAL);
 
@@ -49,18 +52,11 @@ impl Entry {
         Entry(self.0 + len * 0x0101)
     }
 
-    /// Bits to take from the input. Shifts of 64-bit numbers look at the low
-    /// six bits only, so the rest need not be masked away.
-    #[inline(always)]
-    pub(super) fn bits(self) -> u32 {
-        self.0 & 0x3f
-    }
-
     /// The extra bits among `bits`, the input as it was before the symbol.
     #[inline(always)]
     pub(super) fn extra(self, bits: u64) -> u32 {
-        let mask = (1u64 << self.bits()) - 1;
-        ((bits & mask) >> ((self.0 >> 8) & 0xf)) as u32
+        let mask = (1u64 << (self.0 & 63)) - 1;
+        ((bits & mask) >> ((self.0 >> 8) & 63)) as u32
     }
 
     /// The literal or base.
@@ -80,11 +76,11 @@ impl Entry {
     }
 
     pub(super) fn is_end(self) -> bool {
-        self.0 & Self::END != 0
+        self.0 & Self::END == Self::END
     }
 
     pub(super) fn is_long(self) -> bool {
-        self.0 & Self::LONG != 0
+        self.0 & Self::LONG == Self::LONG
     }
 }
 
@@ -102,7 +98,7 @@ static LITLEN: [Entry; LITLEN_SYMBOLS] = {
     while symbol < 286 {
         entries[symbol] = match symbol {
             0..256 => Entry(Entry::LITERAL | (symbol as u32) << 16),
-            256 => Entry(Entry::SPECIAL | Entry::END),
+            256 => Entry(Entry::END),
             _ => {
                 let (base, extra) = LENGTHS[symbol - 257];
                 Entry((base as u32) << 16 | extra as u32)
@@ -207,21 +203,20 @@ impl<const SIZE: usize, const SYMBOLS: usize> Code<SIZE, SYMBOLS> {
         let mut symbols = self.sorted.iter();
         // The next code, its first bit lowest, as the input has them.
         let mut code = 0usize;
-        for len in 1..=Self::BITS {
+        for (len, &count) in count.iter().enumerate().take(Self::BITS + 1).skip(1) {
             let half = 1 << (len - 1);
             let (low, high) = self.table.split_at_mut(half);
             high[..half].copy_from_slice(low);
             let last = (1usize << len) - 1;
-            for &symbol in symbols.by_ref().take(usize::from(count[len])) {
+            for &symbol in symbols.by_ref().take(usize::from(count)) {
                 self.table[code & last] = entries[usize::from(symbol)].with_code(len as u32);
                 // One more, counted from the other end: clear the ones at the
                 // top and set the zero below them.
                 let zeros = !code & last;
-                let bit = if zeros == 0 { 0 } else { 1 << zeros.ilog2() };
-                code = (code & (bit as usize).wrapping_sub(1) & last) | bit;
-                if bit == 0 {
-                    code = 0;
-                }
+                code = match zeros.checked_ilog2() {
+                    Some(bit) => code & ((1 << bit) - 1) | 1 << bit,
+                    None => 0,
+                };
             }
         }
         Ok(())

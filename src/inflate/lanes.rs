@@ -16,7 +16,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 
 use super::out::OUT_SLACK;
-use super::{InflateError, PAGE};
+use super::{InflateError, Job, PAGE};
 
 /// Length of the symbol that ends a block, as the tables give it: longer than
 /// anything real, so that the test for a long match finds it too.
@@ -207,7 +207,7 @@ pub(super) struct Event {
 
 impl Event {
     /// Tells why the lane stopped: `None` when it did not (a long match).
-    pub(super) fn verdict(&self, page: u64, end: u64) -> Option<Result<(), InflateError>> {
+    fn verdict(&self, page: u64, end: u64) -> Option<Result<(), InflateError>> {
         let full = page + PAGE as u64;
         let at = if self.len == u64::from(END_OF_BLOCK) { self.block_end } else { self.bit };
         let used = at.div_ceil(8);
@@ -240,6 +240,72 @@ impl Event {
             return Some(Err(InflateError::OutputLong));
         }
         None
+    }
+}
+
+/// Hands jobs to lanes and takes their pages back.
+pub(super) struct Feed<'a> {
+    payload: *const u8,
+    jobs: &'a mut [Job],
+    waiting: std::slice::Iter<'a, u32>,
+    busy: usize,
+}
+
+/// A job as a lane needs it.
+pub(super) struct Next {
+    /// Its number.
+    pub(super) job: u32,
+    /// Bit position of its first symbol.
+    pub(super) bit: u64,
+}
+
+impl<'a> Feed<'a> {
+    /// The jobs whose numbers are in `order`.
+    ///
+    /// # Safety
+    ///
+    /// As [`super::Decoder::decode_pages`]; every number is below `jobs.len()`
+    /// and every such job has at least one byte.
+    pub(super) unsafe fn new(payload: *const u8, jobs: &'a mut [Job], order: &'a [u32]) -> Self {
+        Self { payload, jobs, waiting: order.iter(), busy: order.len() }
+    }
+
+    /// A bit position that is safe to read at, for a lane without a job.
+    pub(super) fn parked(&self) -> u64 {
+        self.payload as u64 * 8
+    }
+
+    /// True while pages are not done.
+    pub(super) fn is_busy(&self) -> bool {
+        self.busy > 0
+    }
+
+    /// The next job, if any is left. Its block header is three bits.
+    pub(super) fn next(&mut self) -> Option<Next> {
+        let &job = self.waiting.next()?;
+        let start = self.payload as u64 + u64::from(self.jobs[job as usize].start);
+        Some(Next { job, bit: start * 8 + 3 })
+    }
+
+    /// Judges an event of the lane that has `job` and the scratch page `page`.
+    /// `None`: a match in order but too long for a step; the lane goes on when
+    /// it is copied. Otherwise the job is done, and its page delivered if it is
+    /// good.
+    ///
+    /// # Safety
+    ///
+    /// `page` is the address of the lane's scratch page.
+    pub(super) unsafe fn settle(&mut self, job: u32, page: u64, event: &Event) -> Option<()> {
+        let job = &mut self.jobs[job as usize];
+        let end = self.payload as u64 + u64::from(job.start) + u64::from(job.len);
+        job.result = event.verdict(page, end)?;
+        if job.result.is_ok() {
+            // SAFETY: the scratch page is full, `dst` is that of a job, which
+            // `new`'s caller vouches for.
+            unsafe { deliver(page as *const u8, job.dst) };
+        }
+        self.busy -= 1;
+        Some(())
     }
 }
 

@@ -16,7 +16,7 @@
 //! * `bits`, `out`: the raw pointers of the scalar decoder, and nothing else.
 //! * `codes`: Huffman codes as tables.
 //! * `scalar`: any block, one page at a time.
-//! * `lanes`, `avx512`: many fixed-Huffman pages side by side.
+//! * `lanes`, `avx2`, `avx512`: many fixed-Huffman pages side by side.
 //! * `reference`: libdeflate behind the same interface.
 
 mod avx2;
@@ -67,7 +67,7 @@ pub enum Kind {
     /// Sixteen fixed-Huffman pages side by side with AVX-512, VBMI2 and GFNI;
     /// other pages as [`Kind::Bmi2`] does.
     Avx512,
-    /// Eight fixed-Huffman pages side by side with AVX2; other pages as
+    /// Twelve fixed-Huffman pages side by side with AVX2; other pages as
     /// [`Kind::Bmi2`] does.
     Avx2,
     /// One page at a time, compiled for CPUs with BMI2.
@@ -218,54 +218,76 @@ impl Decoder {
                 }
             }
             Engine::Own { scalar, scratch, order } => {
-                order.clear();
-                if matches!(self.kind, Kind::Avx512 | Kind::Avx2) {
-                    for (number, job) in jobs.iter().enumerate() {
-                        // SAFETY: the first byte of a block of at least one.
-                        let first = job.len > 0
-                            && lanes::is_final_fixed(unsafe { *payload.add(job.start as usize) });
-                        if first {
-                            order.push(number as u32);
-                        }
-                    }
-                    if order.len()
-                        < if self.kind == Kind::Avx512 { avx512::WORTH_IT } else { avx2::WORTH_IT }
-                    {
-                        order.clear();
-                    }
-                }
-                let mut side_by_side = order.iter().copied().peekable();
-                for (number, job) in jobs.iter_mut().enumerate() {
-                    if side_by_side.next_if_eq(&(number as u32)).is_some() {
-                        continue;
-                    }
-                    // SAFETY: the job lies in the payload, which has its
-                    // padding; BMI2 is there as this kind was available.
-                    job.result = unsafe {
-                        let start = payload.add(job.start as usize);
-                        if self.kind == Kind::Portable {
-                            scalar.decode_portable(start, job.len as usize, scratch)
-                        } else {
-                            scalar.decode_bmi2(start, job.len as usize, scratch)
-                        }
-                    };
-                    if job.result.is_ok() {
-                        // SAFETY: lane 0's page is full, `dst` the caller's.
-                        unsafe { lanes::deliver(scratch.page(0), job.dst) };
-                    }
-                }
-                if !order.is_empty() {
-                    // SAFETY: passed on by our caller; the kind was available,
-                    // and `order` holds numbers of jobs that begin as fixed
-                    // blocks.
-                    unsafe {
-                        if self.kind == Kind::Avx512 {
-                            avx512::decode(scratch, payload, jobs, order)
-                        } else {
-                            avx2::decode(scratch, payload, jobs, order)
-                        }
-                    };
-                }
+                // SAFETY: passed on by our caller; `own` was given an
+                // available kind, and the scratch pages it needs.
+                unsafe { own_pages(self.kind, scalar, scratch, order, payload, jobs) }
+            }
+        }
+    }
+}
+
+/// Decodes pages by our own decoders: what is one fixed block side by side
+/// where the CPU can and there are enough of them, everything else one by one.
+///
+/// # Safety
+///
+/// As [`Decoder::decode_pages`]; `kind` is available and not
+/// [`Kind::Libdeflate`], and `scratch` has the lanes it needs.
+unsafe fn own_pages(
+    kind: Kind,
+    scalar: &mut Scalar,
+    scratch: &mut Scratch,
+    order: &mut Vec<u32>,
+    payload: *const u8,
+    jobs: &mut [Job],
+) {
+    order.clear();
+    let worth_it = match kind {
+        Kind::Avx512 => avx512::WORTH_IT,
+        Kind::Avx2 => avx2::WORTH_IT,
+        _ => usize::MAX,
+    };
+    if jobs.len() >= worth_it {
+        for (number, job) in jobs.iter().enumerate() {
+            // SAFETY: the first byte of a block of at least one.
+            let first = (job.len > 0).then(|| unsafe { *payload.add(job.start as usize) });
+            if first.is_some_and(lanes::is_final_fixed) {
+                order.push(number as u32);
+            }
+        }
+        if order.len() < worth_it {
+            order.clear();
+        }
+    }
+
+    let mut side_by_side = order.iter().copied().peekable();
+    for (number, job) in jobs.iter_mut().enumerate() {
+        if side_by_side.next_if_eq(&(number as u32)).is_some() {
+            continue;
+        }
+        let len = job.len as usize;
+        // SAFETY: the job lies in the payload, which has its padding; all kinds
+        // but the portable one need BMI2.
+        job.result = unsafe {
+            let start = payload.add(job.start as usize);
+            match kind {
+                Kind::Portable => scalar.decode_portable(start, len, scratch),
+                _ => scalar.decode_bmi2(start, len, scratch),
+            }
+        };
+        if job.result.is_ok() {
+            // SAFETY: lane 0's page is full, `dst` is the caller's.
+            unsafe { lanes::deliver(scratch.page(0), job.dst) };
+        }
+    }
+
+    if !order.is_empty() {
+        // SAFETY: passed on by our caller; `order` holds numbers of jobs that
+        // have at least one byte.
+        unsafe {
+            match kind {
+                Kind::Avx512 => avx512::decode(scratch, payload, jobs, order),
+                _ => avx2::decode(scratch, payload, jobs, order),
             }
         }
     }

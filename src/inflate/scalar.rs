@@ -9,7 +9,7 @@
 //! looked at between blocks, which [`super::INPUT_PADDING`] makes safe.
 
 use super::bits::Bits;
-use super::codes::{BlockCodes, DISTANCE_BITS, Entry, LITLEN_BITS, PRE_SYMBOLS, PreCode};
+use super::codes::{BlockCodes, DISTANCE_BITS, Entry, LITLEN_BITS, PRE_BITS, PRE_SYMBOLS, PreCode};
 use super::lanes::Scratch;
 use super::out::Out;
 use super::{InflateError, PAGE};
@@ -140,28 +140,45 @@ impl Scalar {
         }
         self.pre.rebuild(&pre).map_err(|error| bits.or_truncated(error))?;
 
-        // A repeat may run over the end of what is left; it is found then.
-        let mut lengths = [0u8; 286 + 30 + 138];
+        // A repeat may run over the end of what is left; it is found then. A
+        // fill of whole blocks may run over once more.
+        const BLOCK: usize = 16;
+        let mut lengths = [0u8; 286 + 30 + 138 + BLOCK];
         let all = litlens + distances;
         let mut at = 0;
         while at < all {
+            // Three symbols (14 bits at most) for each refill.
             bits.refill();
-            let entry = self.pre.table[bits.peek(super::codes::PRE_BITS)];
-            bits.skip(entry.bits());
-            let symbol = entry.value();
-            if symbol < 16 {
-                lengths[at] = symbol as u8;
-                at += 1;
-                continue;
+            for _ in 0..3 {
+                let entry = self.pre.table[bits.peek(PRE_BITS)];
+                bits.skip(entry.0);
+                let symbol = entry.value();
+                if symbol < 16 {
+                    lengths[at] = symbol as u8;
+                    at += 1;
+                } else if symbol < 18 {
+                    let (value, times) = match symbol {
+                        16 if at == 0 => {
+                            return Err(bits.or_truncated(InflateError::InvalidHeader));
+                        }
+                        16 => (lengths[at - 1], 3 + bits.take(2)),
+                        _ => (0, 3 + bits.take(3)),
+                    };
+                    lengths[at..at + BLOCK].fill(value);
+                    at += times as usize;
+                } else {
+                    let times = 11 + bits.take(7) as usize;
+                    let mut filled = 0;
+                    while filled < times {
+                        lengths[at + filled..at + filled + BLOCK].fill(0);
+                        filled += BLOCK;
+                    }
+                    at += times;
+                }
+                if at >= all {
+                    break;
+                }
             }
-            let (value, times) = match symbol {
-                16 if at == 0 => return Err(bits.or_truncated(InflateError::InvalidHeader)),
-                16 => (lengths[at - 1], 3 + bits.take(2)),
-                17 => (0, 3 + bits.take(3)),
-                _ => (0, 11 + bits.take(7)),
-            };
-            lengths[at..at + times as usize].fill(value);
-            at += times as usize;
         }
         if at > all {
             return Err(bits.or_truncated(InflateError::InvalidHeader));
@@ -199,23 +216,29 @@ fn stored(bits: &mut Bits, out: &mut Out) -> Result<(), InflateError> {
 fn block(codes: &BlockCodes, bits: &mut Bits, out: &mut Out) -> Result<(), InflateError> {
     let litlen = &codes.litlen.table;
     bits.refill();
+    let mut entry = litlen[bits.peek(LITLEN_BITS)];
     while out.len() <= PAGE {
-        // 56 bits at least: three literals of the table (30) leave 26, enough
-        // for a length of any size (20). The distance (28) follows a refill.
-        const _: () = assert!(3 * LITLEN_BITS + 20 <= 56);
-        let mut entry = litlen[bits.peek(LITLEN_BITS)];
+        // 56 bits at least, or 28 behind a match and 23 behind three literals,
+        // both then filled up. Enough for two literals of the table, a length
+        // of any size (20) and a look at the distance, which has its own refill.
+        const _: () = assert!(2 * LITLEN_BITS + 20 + DISTANCE_BITS <= 56);
+        const _: () = assert!(4 * LITLEN_BITS <= 56);
         if entry.is_literal() {
-            bits.skip(entry.bits());
+            bits.skip(entry.0);
+            let next = litlen[bits.peek(LITLEN_BITS)];
             out.literal(entry.value());
-            entry = litlen[bits.peek(LITLEN_BITS)];
+            entry = next;
             if entry.is_literal() {
-                bits.skip(entry.bits());
+                bits.skip(entry.0);
+                let next = litlen[bits.peek(LITLEN_BITS)];
                 out.literal(entry.value());
-                entry = litlen[bits.peek(LITLEN_BITS)];
+                entry = next;
                 if entry.is_literal() {
-                    bits.skip(entry.bits());
-                    out.literal(entry.value());
+                    bits.skip(entry.0);
+                    let next = litlen[bits.peek(LITLEN_BITS)];
                     bits.refill();
+                    out.literal(entry.value());
+                    entry = next;
                     continue;
                 }
             }
@@ -228,13 +251,14 @@ fn block(codes: &BlockCodes, bits: &mut Bits, out: &mut Out) -> Result<(), Infla
                 };
             }
             if entry.is_literal() {
-                bits.skip(entry.bits());
+                bits.skip(entry.0);
                 out.literal(entry.value());
                 bits.refill();
+                entry = litlen[bits.peek(LITLEN_BITS)];
                 continue;
             }
             if entry.is_end() {
-                bits.skip(entry.bits());
+                bits.skip(entry.0);
                 return if out.len() <= PAGE {
                     Ok(())
                 } else {
@@ -246,22 +270,23 @@ fn block(codes: &BlockCodes, bits: &mut Bits, out: &mut Out) -> Result<(), Infla
             }
         }
         let len = (entry.value() + entry.extra(bits.buffer())) as usize;
-        bits.skip(entry.bits());
+        bits.skip(entry.0);
+        let mut far: Entry = codes.distance.table[bits.peek(DISTANCE_BITS)];
         bits.refill();
-        let mut entry: Entry = codes.distance.table[bits.peek(DISTANCE_BITS)];
-        if entry.is_special() {
-            if entry.is_long() {
-                entry = match codes.long_distance(bits.buffer()) {
+        if far.is_special() {
+            if far.is_long() {
+                far = match codes.long_distance(bits.buffer()) {
                     Some(found) => found,
                     None => return Err(bits.or_truncated(InflateError::InvalidCode)),
                 };
             }
-            if entry.is_special() {
+            if far.is_special() {
                 return Err(bits.or_truncated(InflateError::InvalidCode));
             }
         }
-        let distance = (entry.value() + entry.extra(bits.buffer())) as usize;
-        bits.skip(entry.bits());
+        let distance = (far.value() + far.extra(bits.buffer())) as usize;
+        bits.skip(far.0);
+        entry = litlen[bits.peek(LITLEN_BITS)];
         bits.refill();
         if distance > out.len() {
             return Err(bits.or_truncated(InflateError::DistanceBeforeStart));

@@ -16,12 +16,12 @@ mod stream;
 pub mod zlib;
 pub mod zstd;
 
-use std::{io, sync::Arc};
+use std::{io, num::NonZeroUsize, sync::Arc, thread};
 
 pub use stream::{PageStream, Streamed};
 
 use crate::{
-    engine::{Engine, EngineError},
+    engine::{Engine, EngineChoice, EngineError, hardware},
     ram::{Placement, PlacementError, RamBlock},
     wire::{MethodId, qpl::QplError},
 };
@@ -75,6 +75,27 @@ pub struct Workshop {
     pub engine: Arc<dyn Engine>,
     /// Packets of one channel that may be in memory at a time.
     pub packets: usize,
+}
+
+impl Workshop {
+    /// Puts it together. Software engines get `workers` threads, one per core
+    /// if that is `None`; `channels`, if known, share out the packet buffers.
+    pub fn new(
+        placement: Arc<Placement>,
+        engine: EngineChoice,
+        device: hardware::Options,
+        workers: Option<NonZeroUsize>,
+        channels: Option<usize>,
+    ) -> Self {
+        let workers = workers.or_else(|| thread::available_parallelism().ok());
+        let workers = workers.unwrap_or(NonZeroUsize::MIN);
+        let engine = engine.start(workers, device, &placement);
+        // Enough to keep every worker busy from one channel, in bounds: a
+        // buffer holds up to half a megabyte.
+        let share = 64 / channels.unwrap_or(8).max(1);
+        let packets = (workers.get() + 1).min(share).clamp(2, 8);
+        Self { placement, engine, packets }
+    }
 }
 
 /// Sets up `method` for one channel.

@@ -12,7 +12,7 @@
 //!
 //! ```
 //! use std::sync::Arc;
-//! use multifd_qpl::ram::{InPlace, Landing, Lost, Placement, RamBlock, Staging, ZeroMode, zero_pages};
+//! use multifd_qpl::ram::{InPlace, Landing, Placement, RamBlock, Staging, ZeroMode, zero_pages};
 //!
 //! let placement = Placement::new(None)?;
 //! let block = Arc::new(RamBlock::anonymous("pc.ram", 16 << 20)?);
@@ -47,6 +47,6 @@ pub use block::{BlockError, Initial, RamBlock};
 pub use guard::WriteGuards;
 pub use map::{MapError, ReceivedMap};
 pub use placement::{
-    InPlace, Landing, Lost, Placement, PlacementError, PlacementReport, Policy, Staging, StagingPool,
-    ZeroCounts, ZeroMode, zero_pages,
+    InPlace, Landing, Lost, Placement, PlacementError, PlacementReport, Policy, Staging,
+    StagingPool, ZeroCounts, ZeroMode, zero_pages,
 };

@@ -112,26 +112,25 @@ impl<'a> Door<'a> {
         main: &Sender<Connection>,
     ) -> Result<(), ReceiveError> {
         let session = &**self.session;
-        let mut anyone = false;
         while !(self.gate.is_complete() || session.has_failed() || session.is_finished()) {
             let mut wait = [
                 PollFd::new(listener.as_fd(), PollFlags::POLLIN),
                 PollFd::new(session.stop_signal(), PollFlags::POLLIN),
             ];
             if poll(&mut wait, PollTimeout::from(TICK_MS)).map_err(std::io::Error::from)? == 0 {
-                if anyone && session.check_quiet(Duration::ZERO, false).is_err() {
-                    let (channels, main) = self.gate.present();
+                // Waiting for a source to begin, strangers or not, has no end.
+                let (channels, main) = self.gate.present();
+                if channels + main > 0 && session.check_quiet(Duration::ZERO, false).is_err() {
                     return Err(ReceiveError::Incomplete { channels, main });
                 }
                 continue;
             }
             let _guard = self.accepting.lock().unwrap_or_else(PoisonError::into_inner);
             while let Some(fd) = listener.accept()? {
-                anyone = true;
                 // A source drops out when a connection is refused; one too
                 // many comes from somebody else.
                 if self.gate.is_full() {
-                    tracing::warn!("closed a connection beyond the last channel");
+                    tracing::warn!("closed a connection beyond what a source opens");
                     continue;
                 }
                 self.gate.accepted();
@@ -213,7 +212,7 @@ impl<'a> Door<'a> {
                 thread::sleep(Duration::from_millis(1));
             }
         }
-        let channels = self.gate.settle()?;
+        let channels = self.gate.settle(self.listener.is_none())?;
         self.session.epochs.set_channels(channels);
         Ok(channels)
     }

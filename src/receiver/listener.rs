@@ -205,7 +205,6 @@ mod tests {
         drop(UnixListener::bind(dir.path().join("m.sock")).unwrap());
         let live = Listener::bind(&address).unwrap();
         assert!(Listener::bind(&address).is_err());
-        assert!(live.accept().unwrap().is_none());
         drop(live);
         assert!(!dir.path().join("m.sock").exists());
     }

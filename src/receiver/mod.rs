@@ -164,17 +164,16 @@ pub struct Received {
 impl Receiver {
     /// Sets up engine and placement.
     pub fn new(options: Options) -> Result<Self, ReceiveError> {
-        let workers = options.workers.or_else(|| thread::available_parallelism().ok());
-        let workers = workers.unwrap_or(NonZeroUsize::MIN);
         let meter = Meter::start(options.trace);
-        let placement = Placement::new(options.placement)?;
-        let engine = options.engine.start(workers, options.device.clone(), &placement);
-        // Enough to keep every worker busy from one channel, in bounds: a
-        // buffer holds up to half a megabyte.
-        let share = 64 / options.channels.unwrap_or(8).max(1);
-        let packets = (workers.get() + 1).min(share).clamp(2, 8);
+        let workshop = Workshop::new(
+            Placement::new(options.placement)?,
+            options.engine,
+            options.device.clone(),
+            options.workers,
+            options.channels,
+        );
         let session = Arc::new(Session::new(options.idle_timeout)?);
-        Ok(Self { options, session, workshop: Workshop { placement, engine, packets }, meter })
+        Ok(Self { options, session, workshop, meter })
     }
 
     /// What is being received, for a progress display.
@@ -248,6 +247,10 @@ impl Receiver {
             match outcome {
                 Ok(arrived) => {
                     session.finish();
+                    // Channels that end later see for themselves.
+                    if let Some(channel) = session.epochs.loose_end() {
+                        session.fail(ReceiveError::AfterLastMark.on_channel(channel));
+                    }
                     (Some(arrived), Some(connection))
                 }
                 Err(error) => {

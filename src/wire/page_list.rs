@@ -45,6 +45,27 @@ impl PageList {
         &self.pages[self.normal..self.total]
     }
 
+    /// Fills the list from byte offsets that somebody else has taken off the
+    /// wire, with the same checks. On an error the list is empty.
+    pub fn set(
+        &mut self,
+        normal: &[u64],
+        zero: &[u64],
+        used_length: u64,
+    ) -> Result<(), PacketError> {
+        let (room, total) = (MAX_PACKET_PAGES, normal.len() + zero.len());
+        if total > room {
+            *self = Self::new();
+            let [room, normal, zero] = [room, normal.len(), zero.len()].map(|count| count as u64);
+            return Err(PacketError::Counts { room, normal, zero });
+        }
+        let mut offsets = [U64::ZERO; MAX_PACKET_PAGES];
+        for (to, &from) in offsets.iter_mut().zip(normal.iter().chain(zero)) {
+            to.set(from);
+        }
+        self.fill(&offsets[..total], normal.len(), used_length)
+    }
+
     /// Fills the list from byte offsets as they are on the wire. On an error
     /// the list is empty.
     pub(super) fn fill(

@@ -32,7 +32,12 @@ pub fn crc32(crc: u32, bytes: &[u8], use_castagnoli: bool) -> u32 {
 
 /// Continues the XOR of all little-endian 16-bit words; an odd byte at the end counts as a word.
 pub fn xor16(start: u16, bytes: &[u8]) -> u16 {
-    bytes.chunks(2).fold(start, |sum, pair| {
+    // Four words at a time, folded at the end.
+    let (eights, rest) = bytes.as_chunks::<8>();
+    let sum = eights.iter().fold(0, |sum, eight| sum ^ u64::from_le_bytes(*eight));
+    let sum = (sum ^ sum >> 32) as u32;
+    let sum = (sum ^ sum >> 16) as u16;
+    rest.chunks(2).fold(start ^ sum, |sum, pair| {
         sum ^ u16::from_le_bytes([pair[0], pair.get(1).copied().unwrap_or(0)])
     })
 }
@@ -48,5 +53,11 @@ mod tests {
         let half = crc32(0, b"12345", true);
         assert_eq!(crc32(half, b"6789", true), 0xe306_9283);
         assert_eq!(xor16(0, &[1, 2, 4, 8, 16]), 0x0a15);
+        let bytes: Vec<u8> = (0..99u32).map(|n| (n * 37) as u8).collect();
+        let slowly = bytes
+            .iter()
+            .enumerate()
+            .fold(7, |sum, (n, &byte)| sum ^ u16::from(byte) << (n % 2 * 8));
+        assert_eq!(xor16(7, &bytes), slowly);
     }
 }

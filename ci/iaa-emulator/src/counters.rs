@@ -86,7 +86,7 @@ counters! {
     faults_aecs,
     /// Distinct pages that the device used.
     translations,
-    /// Times that a page was used again and had another frame.
+    /// Times that a page was used again and its translation had changed in between.
     translations_changed,
     /// Source bytes of the descriptors.
     bytes_in,

@@ -1,11 +1,13 @@
 //! An engine: a thread that takes descriptors from its device's queues and carries them out one at a time.
 //!
 //! With `delay-us` every job occupies its engine for at least that long, counted from when the engine took it, and its
-//! output and its completion record appear at the end of that time, not before. The last stretch of a wait is spun, since
-//! a sleep of the kernel cannot be trusted to some ten microseconds.
+//! output and its completion record appear at the end of that time, not before. The last stretch of a wait
+//! is spent yielding, since a sleep of the kernel cannot be trusted to some ten microseconds. The report tells what
+//! processor time the engines have used, for a benchmark to subtract.
 
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::Receiver;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,13 +18,30 @@ use crate::machine::{Device, FAULT_US, Machine};
 use crate::memory::{Fault, PAGE, Use};
 use crate::operation::{Outcome, fault_record, run};
 
-/// What is spun rather than slept of a wait: about what waking up takes on a virtual machine.
+/// What is not slept of a wait: about what waking up takes on a virtual machine.
 const SPIN: Duration = Duration::from_micros(60);
 
 /// Starts an engine of a device.
 pub fn start(machine: &'static Machine, device: &'static Device, number: usize) -> io::Result<()> {
     let name = format!("{}/engine{}", device.name.to_string_lossy(), number);
     without_signals(|| thread::Builder::new().name(name).spawn(move || engine(machine, device)))?;
+    Ok(())
+}
+
+/// Starts the thread that does late jobs, one after the other in the order in which they come.
+pub fn start_late(
+    machine: &'static Machine,
+    jobs: Receiver<(Instant, Descriptor)>,
+) -> io::Result<()> {
+    let body = move || {
+        machine.note_thread();
+        for (when, descriptor) in jobs {
+            thread::sleep(when.saturating_duration_since(Instant::now()));
+            let outcome = run(&descriptor, &machine.memory, machine.settings.max_transfer_size);
+            finish(machine, &descriptor, outcome, true);
+        }
+    };
+    without_signals(|| thread::Builder::new().name("late jobs".into()).spawn(body))?;
     Ok(())
 }
 
@@ -42,6 +61,7 @@ fn without_signals<T>(start: impl FnOnce() -> T) -> T {
 }
 
 fn engine(machine: &'static Machine, device: &'static Device) {
+    machine.note_thread();
     // SAFETY: sets this thread's timer slack to a nanosecond; the arguments are plain numbers.
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1 as libc::c_ulong) };
     let mut waits = Machine::waits(device);
@@ -59,7 +79,7 @@ fn engine(machine: &'static Machine, device: &'static Device) {
     }
 }
 
-fn job(machine: &'static Machine, bytes: &[u8; SIZE]) {
+fn job(machine: &Machine, bytes: &[u8; SIZE]) {
     let begun = Instant::now();
     let descriptor = Descriptor::parse(bytes);
     if descriptor.opcode == NOOP {
@@ -75,14 +95,7 @@ fn job(machine: &'static Machine, bytes: &[u8; SIZE]) {
         Some(Kind::Never) => Kind::Never.count(),
         Some(Kind::Late) => {
             Kind::Late.count();
-            let late = injection.late;
-            let body = move || {
-                thread::sleep(late);
-                let outcome = run(&descriptor, &machine.memory, machine.settings.max_transfer_size);
-                finish(machine, &descriptor, outcome, true);
-            };
-            // A device has no way to tell that it is out of threads either: the job is then never done.
-            if without_signals(|| thread::Builder::new().name("late".into()).spawn(body)).is_err() {
+            if machine.late.send((begun + injection.late, descriptor)).is_err() {
                 COUNTERS.lost.fetch_add(1, Relaxed);
             }
         }
@@ -115,6 +128,9 @@ fn spoiled(machine: &Machine, descriptor: &Descriptor, draw: &Draw) -> Outcome {
             Kind::Error(error).count();
             return Record::error(error).into();
         }
+        Some(Kind::FaultBofOn) if !descriptor.block_on_fault() => {
+            return injected_fault(descriptor, draw);
+        }
         other => other,
     };
     let mut outcome = run(descriptor, &machine.memory, machine.settings.max_transfer_size);
@@ -134,6 +150,10 @@ fn spoiled(machine: &Machine, descriptor: &Descriptor, draw: &Draw) -> Outcome {
             Kind::Flip.count();
             let bit = draw.random % (outcome.output.len() * 8);
             outcome.output[bit / 8] ^= 1 << (bit % 8);
+        }
+        Some(Kind::FaultBofOn) => {
+            Kind::FaultBofOn.count();
+            outcome.resolved += 1;
         }
         Some(Kind::WrongCrc) => {
             Kind::WrongCrc.count();
@@ -165,7 +185,7 @@ fn wait_until(deadline: Instant) {
         if left.is_zero() {
             return;
         }
-        if left > SPIN { thread::sleep(left - SPIN) } else { std::hint::spin_loop() }
+        if left > SPIN { thread::sleep(left - SPIN) } else { thread::yield_now() }
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! A pipe can refuse a write because it is full, but it cannot refuse one in a hundred, count refusals, or know that the
 //! writer is another process. So the slot of libqpl's import table that leads to write(2) is pointed at a function here,
-//! which passes on every write that is not to a node. The code of libqpl is not changed. A program that has QPL linked in
-//! has the slot in its own import table; its other writes then pass through here as well.
+//! which passes on every write that is not to a node. The code of libqpl is not changed. libqpl is known by a name that it
+//! must hold to look for queues, so it may be called anything and may be linked into a program, whose other writes then
+//! pass through here as well.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -27,55 +28,80 @@ const R_JUMP_SLOT: u64 = 7;
 
 static INSTALLED: AtomicBool = AtomicBool::new(false);
 
-/// Points the import of write(2) of every loaded libqpl, or else of the program, at `write` below. Once done, a later call
-/// does nothing.
-pub fn install() {
-    if INSTALLED.swap(true, Relaxed) {
-        return;
-    }
-    let mut search = Search { by_name: true, found: 0 };
-    // SAFETY: the callback has the signature that the loader calls and `search` outlives the call.
-    unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut search).cast()) };
-    if search.found == 0 {
-        search.by_name = false;
-        // SAFETY: as above.
-        unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut search).cast()) };
-    }
-    if search.found == 0 {
-        INSTALLED.store(false, Relaxed);
-    }
-}
+/// What every copy of libqpl has among its constants, and else only a libaccel-config.
+const MARK: &CStr = c"accfg_wq_get_user_dev_path";
 
-struct Search {
-    /// Look for libraries called libqpl, or else for the program itself, whose name is empty.
-    by_name: bool,
-    found: usize,
+/// Points the import of write(2) of every module that holds libqpl at `write` below. Once done, a later call does nothing.
+/// False when there was none; what it writes then goes to the pipe as it is.
+pub fn install() -> bool {
+    if INSTALLED.swap(true, Relaxed) {
+        return true;
+    }
+    let mut found = 0usize;
+    // SAFETY: the callback has the signature that the loader calls and `found` outlives the call.
+    unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut found).cast()) };
+    INSTALLED.store(found != 0, Relaxed);
+    found != 0
 }
 
 unsafe extern "C" fn visit(
     info: *mut libc::dl_phdr_info,
     _size: usize,
-    search: *mut c_void,
+    found: *mut c_void,
 ) -> c_int {
-    // SAFETY: the loader passes a valid module description, and `search` is the structure that `install` passed.
-    let (info, search) = unsafe { (&*info, &mut *search.cast::<Search>()) };
-    let name = if info.dlpi_name.is_null() {
-        c""
-    } else {
-        // SAFETY: a module's name that is not null is a NUL-terminated string of the loader's.
-        unsafe { CStr::from_ptr(info.dlpi_name) }
-    };
-    let name = name.to_string_lossy();
-    let wanted = match name.rsplit('/').next() {
-        Some(file) if search.by_name => file.starts_with("libqpl"),
-        _ => !search.by_name && name.is_empty(),
-    };
-    if wanted {
-        // SAFETY: the description is of a loaded module, which stays loaded: the loader holds its lock in here, and a
-        // program that uses libqpl does not unload it while it is starting a device.
-        search.found += unsafe { patch(info) };
+    // SAFETY: the loader passes a valid module description, and `found` is the number that `install` passed.
+    let (info, found) = unsafe { (&*info, &mut *found.cast::<usize>()) };
+    // SAFETY: the description is of a loaded module, which stays loaded: the loader holds its lock in here, and a program
+    // that uses libqpl does not unload it while it is starting a device.
+    unsafe {
+        if holds_libqpl(info) {
+            *found += patch(info);
+        }
     }
     0
+}
+
+/// Whether a module has the mark of libqpl, and is neither this library nor the real one that this stands in for.
+///
+/// # Safety
+///
+/// `info` must describe a loaded module.
+unsafe fn holds_libqpl(info: &libc::dl_phdr_info) -> bool {
+    if !info.dlpi_name.is_null() {
+        // SAFETY: a module's name that is not null is a NUL-terminated string of the loader's.
+        let name = unsafe { CStr::from_ptr(info.dlpi_name) }.to_string_lossy();
+        if name.rsplit('/').next().is_some_and(|file| file.starts_with("libaccel-config")) {
+            return false;
+        }
+    }
+    let base = info.dlpi_addr as usize;
+    // SAFETY: the loader's own table of program headers and its length.
+    let headers =
+        unsafe { std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
+    let loaded = || headers.iter().filter(|header| header.p_type == libc::PT_LOAD);
+    let range = |header: &libc::Elf64_Phdr| {
+        let start = base + header.p_vaddr as usize;
+        start..start + header.p_filesz as usize
+    };
+    let own = write as *const () as usize;
+    if loaded().any(|header| range(header).contains(&own)) {
+        return false;
+    }
+    let constants =
+        loaded().filter(|header| header.p_flags & (libc::PF_R | libc::PF_W) == libc::PF_R);
+    constants.map(range).any(|range| {
+        let mark = MARK.to_bytes_with_nul();
+        // SAFETY: a segment that the loader has mapped for reading, and a constant; neither is changed by anyone.
+        let at = unsafe {
+            libc::memmem(
+                range.start as *const c_void,
+                range.len(),
+                mark.as_ptr().cast(),
+                mark.len(),
+            )
+        };
+        !at.is_null()
+    })
 }
 
 /// Patches one module and tells how many slots there were.

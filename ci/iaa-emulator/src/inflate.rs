@@ -96,9 +96,17 @@ impl<'a> Bits<'a> {
         Bits { input, next: 0, held: 0, count: 0 }
     }
 
-    /// Holds at least 48 bits, or all there are.
+    /// Holds at least 56 bits, or all there are.
     fn refill(&mut self) {
-        while self.count <= 56 && self.next < self.input.len() {
+        if let Some(&next) = self.input[self.next..].first_chunk::<8>() {
+            // Bits above `count` may be there already: they are the same ones, so setting them again changes nothing.
+            self.held |= u64::from_le_bytes(next) << self.count;
+            self.next += (63 - self.count as usize) / 8;
+            self.count |= 56;
+            return;
+        }
+        self.held &= (1 << self.count) - 1;
+        while self.count <= 55 && self.next < self.input.len() {
             self.held |= u64::from(self.input[self.next]) << self.count;
             self.next += 1;
             self.count += 8;
@@ -132,7 +140,7 @@ impl<'a> Bits<'a> {
     }
 }
 
-const FAST_BITS: u32 = 9;
+const FAST_BITS: u32 = 10;
 const MAX_BITS: usize = 15;
 
 /// A prefix code: a table for the short codes, and the canonical counts for the long ones.
@@ -361,6 +369,16 @@ impl Decoder<'_, '_> {
 
     fn tokens(&mut self, literals: &Code, distances: &Code) -> Result<(), End> {
         loop {
+            if self.bits.count < MAX_BITS as u32 {
+                self.bits.refill();
+            }
+            let entry = literals.fast[(self.bits.held & ((1 << FAST_BITS) - 1)) as usize];
+            let (length, symbol) = (u32::from(entry & 15), entry >> 4);
+            if symbol < 256 && (1..=self.bits.count).contains(&length) {
+                self.bits.drop(length);
+                self.put(symbol as u8)?;
+                continue;
+            }
             let symbol = literals.read(&mut self.bits, Error::BadLiteralCode)?;
             match symbol {
                 0..=255 => self.put(symbol as u8)?,

@@ -9,9 +9,12 @@ use std::os::fd::AsRawFd;
 use std::ptr;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use crate::counters::{self, COUNTERS};
+use crate::descriptor::Descriptor;
 use crate::engine;
 use crate::hook;
 use crate::inject;
@@ -43,8 +46,14 @@ pub struct Machine {
     pub devices: Vec<Device>,
     /// The process's memory.
     pub memory: Memory,
+    /// Where engines send jobs that are to be done late.
+    pub late: Sender<(Instant, Descriptor)>,
+    late_jobs: Mutex<Option<Receiver<(Instant, Descriptor)>>>,
     flushes: Option<TlbFlushes>,
     flushes_before: AtomicU64,
+    processor_before: AtomicU64,
+    /// The clocks of the device's threads.
+    clocks: Mutex<Vec<libc::clockid_t>>,
 }
 
 static CURRENT: AtomicPtr<Machine> = AtomicPtr::new(ptr::null_mut());
@@ -112,7 +121,9 @@ pub fn start() -> Result<&'static Machine, String> {
     static STARTING: Mutex<()> = Mutex::new(());
     let _one_at_a_time = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(machine) = current() {
-        hook::install();
+        if machine.settings.transport == Transport::Write {
+            hook::install();
+        }
         return Ok(machine);
     }
     let settings = settings()?;
@@ -123,7 +134,13 @@ pub fn start() -> Result<&'static Machine, String> {
     ));
     CURRENT.store(machine, Release);
     match machine.settings.transport {
-        Transport::Write => hook::install(),
+        Transport::Write => {
+            if !hook::install() {
+                say_once(
+                    "cannot tell where libqpl writes: full queues will block, and busy cannot be injected",
+                );
+            }
+        }
         Transport::Enqcmd => {
             trap::install().map_err(|error| format!("cannot catch ENQCMD: {error}"))?
         }
@@ -133,6 +150,10 @@ pub fn start() -> Result<&'static Machine, String> {
             engine::start(machine, device, number)
                 .map_err(|error| format!("cannot start an engine: {error}"))?;
         }
+    }
+    if let Some(jobs) = machine.late_jobs.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        engine::start_late(machine, jobs)
+            .map_err(|error| format!("cannot start an engine: {error}"))?;
     }
     machine.note_flushes();
     Ok(machine)
@@ -163,7 +184,12 @@ fn make(settings: Settings) -> io::Result<Machine> {
         let node = settings.numa_nodes[index % settings.numa_nodes.len()];
         devices.push(Device { name: CString::new(format!("iax{name}"))?, node, index, queues });
     }
+    let (late, late_jobs) = channel();
     Ok(Machine {
+        late,
+        late_jobs: Mutex::new(Some(late_jobs)),
+        clocks: Mutex::new(Vec::new()),
+        processor_before: AtomicU64::new(0),
         pid: std::process::id() as i32,
         devices,
         memory: Memory::open()?,
@@ -184,17 +210,42 @@ impl Machine {
         self.flushes_before.store(self.flushes.as_ref().map_or(0, TlbFlushes::count), Relaxed);
     }
 
+    /// Notes that the thread that calls is one of the device's.
+    pub fn note_thread(&self) {
+        let mut clock = 0;
+        // SAFETY: this thread's own handle, and room for a clock's number.
+        if unsafe { libc::pthread_getcpuclockid(libc::pthread_self(), &mut clock) } == 0 {
+            self.clocks.lock().unwrap_or_else(PoisonError::into_inner).push(clock);
+        }
+    }
+
+    /// Processor time of the device's threads, in microseconds.
+    fn processor_time(&self) -> u64 {
+        let clocks = self.clocks.lock().unwrap_or_else(PoisonError::into_inner);
+        let time = |&clock: &libc::clockid_t| {
+            let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+            // SAFETY: room for a time; the clock is that of a thread that never ends.
+            unsafe { libc::clock_gettime(clock, &mut time) };
+            time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1000
+        };
+        clocks.iter().map(time).sum()
+    }
+
     /// The counters as JSON.
     pub fn report(&self) -> serde_json::Value {
         let before = self.flushes_before.load(Relaxed);
-        COUNTERS
-            .report(self.flushes.as_ref().map(|flushes| flushes.count().saturating_sub(before)), 1)
+        let flushes = self.flushes.as_ref().map(|flushes| flushes.count().saturating_sub(before));
+        let mut report = COUNTERS.report(flushes, 1);
+        let processor = self.processor_time().saturating_sub(self.processor_before.load(Relaxed));
+        report["device_cpu_us"] = processor.into();
+        report
     }
 
     /// Sets the counters to zero.
     pub fn reset(&self) {
         COUNTERS.reset();
         self.memory.forget();
+        self.processor_before.store(self.processor_time(), Relaxed);
         self.note_flushes();
     }
 

@@ -28,7 +28,7 @@ impl HardwareEngine {
     pub fn probe(placement: Arc<Placement>, options: Options) -> Result<Self, EngineError> {
         let (device, reason) = probe::find_device(options.numa)
             .map_err(|reason| EngineError::Unavailable { engine: NAME, reason })?;
-        Ok(Self::with_device(Arc::new(device) as Arc<dyn Device>, placement, options, reason))
+        Ok(Self::with_device(device, placement, options, reason))
     }
 
     /// Uses a device that is known to work, or one that is known not to: a
@@ -39,6 +39,8 @@ impl HardwareEngine {
         options: Options,
         reason: impl Into<String>,
     ) -> Self {
+        // Giving memory back flushes the IOTLB of a device bound to the process.
+        placement.set_give_back(0);
         let shared = Shared {
             device,
             placement,

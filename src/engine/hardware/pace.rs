@@ -8,7 +8,7 @@
 
 use std::{hint, thread, time::Duration};
 
-/// Rounds of spinning between looks.
+/// Most rounds of spinning between looks.
 const SPINS: u32 = 24;
 /// Pauses in one round of spinning, less than a microsecond.
 const PAUSES: u32 = 16;
@@ -20,14 +20,26 @@ const FIRST_SLEEP: Duration = Duration::from_micros(10);
 const LONGEST_SLEEP: Duration = Duration::from_micros(500);
 
 /// Waits longer each time it is asked to, until something happened.
-#[derive(Debug, Default)]
+///
+/// Learns whether spinning pays: every wait that ends in sleep halves the
+/// spinning of the next, every one that does not doubles it.
+#[derive(Debug)]
 pub struct Pace {
     round: u32,
+    spins: u32,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { round: 0, spins: SPINS }
+    }
 }
 
 impl Pace {
-    /// Something happened: begin with short waits again.
+    /// A wait is over: the next begins with short intervals again.
     pub fn reset(&mut self) {
+        let slept = self.round > self.spins + YIELDS;
+        self.spins = if slept { self.spins / 2 } else { self.spins * 2 }.clamp(1, SPINS);
         self.round = 0;
     }
 
@@ -35,14 +47,14 @@ impl Pace {
     pub fn pause(&mut self) {
         let round = self.round;
         self.round += 1;
-        if round < SPINS {
+        if round < self.spins {
             for _ in 0..PAUSES {
                 hint::spin_loop();
             }
-        } else if round < SPINS + YIELDS {
+        } else if round < self.spins + YIELDS {
             thread::yield_now();
         } else {
-            thread::sleep(sleep_after(round - SPINS - YIELDS));
+            thread::sleep(sleep_after(round - self.spins - YIELDS));
         }
     }
 }
@@ -56,6 +68,21 @@ fn sleep_after(n: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn spinning_is_given_up_where_it_does_not_pay() {
+        let mut pace = Pace::default();
+        for expected in [12, 6, 3, 1, 1] {
+            for _ in 0..=pace.spins + YIELDS {
+                pace.pause();
+            }
+            pace.reset();
+            assert_eq!(pace.spins, expected);
+        }
+        pace.pause();
+        pace.reset();
+        assert_eq!(pace.spins, 2);
+    }
 
     #[test]
     fn intervals_grow_and_stay_bounded() {

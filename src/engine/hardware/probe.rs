@@ -11,31 +11,37 @@
 //! a receiver must not hang there.
 
 use std::{
-    sync::Arc,
-    sync::mpsc,
+    sync::{Arc, mpsc},
     thread,
     time::{Duration, Instant},
 };
+
+use zlib_rs::{DeflateConfig, Strategy};
 
 use super::{Device, Job, JobError, LibQpl, Look, Numa, Pace, Path, Request, Status};
 use crate::wire::PAGE_SIZE;
 
 /// How long the probe may take. Looking for devices takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long one page may take.
+const PAGE_PATIENCE: Duration = Duration::from_millis(500);
+/// Pages that are tried before the device counts as one that does not work.
+const ATTEMPTS: u32 = 8;
+/// Between two of them.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// Opens libqpl's hardware path and tries it. Returns the device and why it is
 /// usable, or in one line why there is none.
-pub fn find_device(numa: Numa) -> Result<(LibQpl, String), String> {
+pub fn find_device(numa: Numa) -> Result<(Arc<dyn Device>, String), String> {
     let library = qpl_sys::Library::open().map_err(|error| error.to_string())?;
-    let device = Arc::new(LibQpl::new(library, Path::Hardware, numa));
+    let device: Arc<dyn Device> = Arc::new(LibQpl::new(library, Path::Hardware, numa));
     let (tell, answer) = mpsc::channel();
-    let probed: Arc<dyn Device> = Arc::<LibQpl>::clone(&device);
+    let probed = Arc::clone(&device);
     thread::Builder::new()
         .name("iaa-probe".to_owned())
         .spawn(move || {
-            let result = round_trip(&probed);
-            drop(probed);
-            let _ = tell.send(result);
+            // Nobody listens any more after PATIENCE.
+            let _ = tell.send(round_trip(&probed));
         })
         .map_err(|error| format!("the probe could not be started: {error}"))?;
     match answer.recv_timeout(PATIENCE) {
@@ -50,16 +56,28 @@ pub fn find_device(numa: Numa) -> Result<(LibQpl, String), String> {
         }
     }
     let reason = format!("{} decoded a page on the device", device.name());
-    let device = Arc::into_inner(device).ok_or("the probe kept the device")?;
     Ok((device, reason))
 }
 
-/// Sends one page through a device.
-pub fn round_trip(device: &Arc<dyn Device>) -> Result<(), String> {
-    let mut job = Job::new(device).map_err(|error| match error {
-        JobError::Refused(status) => status.to_string(),
-        JobError::Memory(_) => error.to_string(),
-    })?;
+/// Sends a page through a device, again a few times if the device refuses: full
+/// queues and a fault now and then are its daily life.
+fn round_trip(device: &Arc<dyn Device>) -> Result<(), String> {
+    let mut result = Ok(());
+    for _ in 0..ATTEMPTS {
+        let job = Job::new(device).map_err(|error| match error {
+            JobError::Refused(status) => status.to_string(),
+            JobError::Memory(_) => error.to_string(),
+        })?;
+        result = try_page(job);
+        if result.is_ok() {
+            break;
+        }
+        thread::sleep(PAUSE);
+    }
+    result
+}
+
+fn try_page(mut job: Job) -> Result<(), String> {
     let page = pattern();
     let block = compress(&page);
     // Leaked when the device does not answer, so on the heap.
@@ -73,7 +91,7 @@ pub fn round_trip(device: &Arc<dyn Device>) -> Result<(), String> {
     // freed only below, when the job is finished, and the references they were
     // made from are gone.
     unsafe { job.submit(&request) }.map_err(|status| status.to_string())?;
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + PAGE_PATIENCE;
     let mut pace = Pace::default();
     let result = loop {
         match job.look() {
@@ -108,11 +126,13 @@ fn pattern() -> [u8; PAGE_SIZE] {
     })
 }
 
+/// With the fixed Huffman code, which every decoder takes.
 fn compress(page: &[u8; PAGE_SIZE]) -> Vec<u8> {
-    let mut compressor = libdeflater::Compressor::new(libdeflater::CompressionLvl::default());
-    let mut block = vec![0; compressor.deflate_compress_bound(PAGE_SIZE)];
-    // The bound is what it says, so this cannot be too small.
-    let len = compressor.deflate_compress(page, &mut block).unwrap_or(0);
+    let config =
+        DeflateConfig { window_bits: -12, strategy: Strategy::Fixed, ..DeflateConfig::default() };
+    let mut block = vec![0; 2 * PAGE_SIZE];
+    let (compressed, _) = zlib_rs::compress_slice(&mut block, page, config);
+    let len = compressed.len();
     block.truncate(len);
     block
 }
@@ -132,6 +152,7 @@ mod tests {
             ("status:319=1", Some("max_transfer_size")),
             ("short=1", Some("wrong page of 4095 bytes")),
             ("flip=1", Some("wrong page of 4096 bytes")),
+            ("busy=0.3,status:304=0.3", None),
             ("status:213=1", Some("refused a good block")),
         ] {
             let simulator = Simulator::new(faults.parse().unwrap());

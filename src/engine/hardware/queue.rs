@@ -78,6 +78,7 @@ pub struct HardwareQueue {
     /// Buffers that were parked and not made up for in their pool.
     lost_buffers: usize,
     health: Health,
+    pace: Pace,
     tally: Tally,
     /// The time, as of the last look at the clock.
     clock: Instant,
@@ -96,6 +97,7 @@ impl HardwareQueue {
             stagings: Vec::new(),
             lost_buffers: 0,
             health: Health::default(),
+            pace: Pace::default(),
             tally: Tally::default(),
             clock: Instant::now(),
             failed: false,
@@ -249,13 +251,13 @@ impl HardwareQueue {
 
     /// Waits until some job is finished or overdue, if any is running.
     fn wait(&mut self) -> Result<(), EngineError> {
-        let mut pace = Pace::default();
+        self.pace.reset();
         while !self.running.is_empty() && self.look_at_all()? == 0 {
             self.clock = Instant::now();
             if self.expire()? > 0 {
                 break;
             }
-            pace.pause();
+            self.pace.pause();
         }
         Ok(())
     }

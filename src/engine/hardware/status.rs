@@ -13,8 +13,10 @@
 //! | [`Status::RedoInSoftware`] | the device failed, software does the page | 304, page fault |
 //! | [`Status::BadData`] | software has the last word | 213, invalid block type |
 //!
-//! Bad data is no verdict yet: 217 is also the answer to good DEFLATE data that
-//! reaches back further than the device can, and a source may use it.
+//! Bad data is no verdict yet. 217 is also the answer to good DEFLATE data that
+//! reaches back further than the device can. And 204 and 206 are answers to good
+//! headers whose runs of code lengths go on from the one alphabet into the
+//! other: zlib does not write such blocks, libdeflate does.
 
 use std::fmt;
 

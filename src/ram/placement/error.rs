@@ -52,7 +52,7 @@ pub enum PlacementError {
         /// The kernel's answer.
         source: io::Error,
     },
-    /// A page's write guard was not released in a minute.
+    /// A page's write guard was not released in five minutes.
     #[error("another writer holds on to pages of RAMBlock {block:?} and does not let go")]
     Stuck {
         /// Name of the block.
@@ -74,8 +74,8 @@ pub enum PlacementError {
     },
     /// The zero mode reads or writes absent pages, which nobody would provide.
     #[error(
-        "this zero mode touches absent pages of RAMBlock {block:?}, which policy place \
-         cannot have; choose populate, huge or fault"
+        "this zero mode touches absent pages of RAMBlock {block:?}, which policies place \
+         and huge cannot have; choose populate or fault"
     )]
     ModeTouchesAbsent {
         /// Name of the block.

@@ -23,6 +23,8 @@ const FEWEST_PAGES: u32 = 64;
 const UNKNOWN: u8 = 0;
 const SMALL: u8 = 1;
 const LARGE: u8 = 2;
+/// Another thread is changing the mapping right now.
+const DECIDING: u8 = 3;
 
 /// What was decided for each region of a block.
 #[derive(Debug)]
@@ -41,46 +43,44 @@ impl Regions {
 
     /// Decides the regions that a packet's sorted pages are the first to touch,
     /// and calls `make_large` for the pages of each that is to be a huge page.
-    /// Returns whether any region of the packet is one.
-    pub(super) fn decide(
-        &self,
-        sorted: &[u32],
-        mut make_large: impl FnMut(Range<u32>) -> bool,
-    ) -> bool {
-        let mut any = false;
+    /// From then on the regions of these pages do not change.
+    pub(super) fn decide(&self, sorted: &[u32], mut make_large: impl FnMut(Range<u32>) -> bool) {
         let mut at = 0;
         while let Some(&page) = sorted.get(at) {
             let region = page / REGION_PAGES;
             let start = region * REGION_PAGES;
             let Some(state) = self.0.get(region as usize) else { break };
             let end = at + sorted[at..].partition_point(|&p| p / REGION_PAGES == region);
-            let mut now = state.load(Ordering::Acquire);
-            if now == UNKNOWN {
-                let wanted = if is_dense(sorted, start) { LARGE } else { SMALL };
-                // The first to decide acts; a second thread sees the decision,
-                // and stores into a small page at worst.
-                let first =
-                    state.compare_exchange(UNKNOWN, wanted, Ordering::AcqRel, Ordering::Acquire);
-                now = first.map_or_else(|decided| decided, |_| wanted);
-                if first.is_ok() && wanted == LARGE && !make_large(start..start + REGION_PAGES) {
-                    state.store(SMALL, Ordering::Release);
-                    now = SMALL;
+            loop {
+                match state.load(Ordering::Acquire) {
+                    UNKNOWN => {}
+                    DECIDING => {
+                        // For as long as two system calls.
+                        std::thread::yield_now();
+                        continue;
+                    }
+                    _ => break,
+                }
+                let taken =
+                    state.compare_exchange(UNKNOWN, DECIDING, Ordering::Acquire, Ordering::Relaxed);
+                if taken.is_ok() {
+                    let large = is_dense(sorted, start) && make_large(start..start + REGION_PAGES);
+                    state.store(if large { LARGE } else { SMALL }, Ordering::Release);
+                    break;
                 }
             }
-            any |= now == LARGE;
             at = end;
         }
-        any
     }
 
     /// Whether the region of a page is a huge page.
     pub(super) fn is_large(&self, page: u32) -> bool {
         let region = self.0.get((page / REGION_PAGES) as usize);
-        region.is_some_and(|state| state.load(Ordering::Relaxed) == LARGE)
+        region.is_some_and(|state| state.load(Ordering::Acquire) == LARGE)
     }
 }
 
-/// Whether at least half of the pages that the packet tells about in and next
+/// Whether seven in eight of the pages that the packet tells about in and next
 /// to a region are data.
 fn is_dense(sorted: &[u32], start: u32) -> bool {
     // A packet that ends soon after entering a region tells as much by the
@@ -93,7 +93,7 @@ fn is_dense(sorted: &[u32], start: u32) -> bool {
     match (near.first(), near.last()) {
         (Some(first), Some(last)) => {
             let count = near.len() as u32;
-            count >= FEWEST_PAGES && 2 * count > last - first
+            count >= FEWEST_PAGES && 8 * u64::from(count) > 7 * u64::from(last - first)
         }
         _ => false,
     }
@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn dense_regions_are_large_and_scattered_ones_are_not() {
         assert_eq!(large(512..640), [1]);
-        assert_eq!(large((512..1024).step_by(4)), NONE);
+        assert_eq!(large((512..768).step_by(2)), NONE);
         assert_eq!(large((0..1024).step_by(8)), NONE);
         assert_eq!(large(900..932), NONE, "too few pages to tell");
         assert_eq!(large(1000..1128), [1, 2], "a run across two regions makes both");
@@ -130,11 +130,14 @@ mod tests {
     #[test]
     fn a_decision_stays() {
         let regions = Regions::new(2 * REGION_PAGES);
-        assert!(!regions.decide(&[0], |_| true));
+        regions.decide(&[0], |_| true);
         let dense: Vec<u32> = (1..129).collect();
-        assert!(!regions.decide(&dense, |_| true));
+        regions.decide(&dense, |_| true);
+        assert!(!regions.is_large(1));
         let next: Vec<u32> = (512..640).collect();
-        assert!(!regions.decide(&next, |_| false), "the kernel refused");
+        regions.decide(&next, |_| false);
+        assert!(!regions.is_large(512), "the kernel refused");
+        regions.decide(&next, |_| true);
         assert!(!regions.is_large(512));
     }
 }

@@ -19,7 +19,10 @@ use super::{
     run::{place_run, populate_run, pwrite_run},
     staging::SparePage,
 };
-use crate::{ram::RamBlock, wire::PAGE_SIZE};
+use crate::{
+    ram::{RamBlock, map::WORD_PAGES},
+    wire::PAGE_SIZE,
+};
 
 /// Whether pages that are present may be handed out for writing directly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +89,7 @@ impl Landing {
             moved: Vec::new(),
             tally: Tally::default(),
         };
-        if landing.way == Way::Huge {
+        if landing.way.is_huge() {
             landing.decide_regions();
         }
         if in_place == InPlace::Allowed && landing.way != Way::Pwrite {
@@ -215,18 +218,23 @@ impl Landing {
             let answer = unsafe {
                 libc::madvise(self.block.page(pages.start).cast(), len, libc::MADV_HUGEPAGE)
             };
-            answer == 0
+            // The kernel does not place huge pages: these are faulted in.
+            let free = || match (&self.placement.uffd, self.way) {
+                (Some(uffd), Way::Huge) => uffd.unregister(self.block.page(pages.start), len),
+                _ => true,
+            };
+            answer == 0 && free()
         });
     }
 
     /// Takes the guards that are free and hands the pages out for writing in
-    /// place: all pages, or with policy `place` those that are present.
+    /// place: all pages, or where absent ones are placed those that are present.
     fn claim(&mut self) -> Result<(), PlacementError> {
         let (map, guards) = (self.block.map(), self.block.guards());
         let mut absent = 0;
         let mut words = self.batch.words(self.batch.all());
         while let Some((word, mask, taken)) = words.next_with_positions() {
-            let only_present = self.way == Way::Place;
+            let only_present = self.places(word);
             let wanted = if only_present { map.written(word) & mask } else { mask };
             if wanted == 0 {
                 continue;
@@ -266,13 +274,25 @@ impl Landing {
         }
     }
 
+    /// Whether absent pages of a word are placed with UFFDIO_COPY.
+    fn places(&self, word: u32) -> bool {
+        match self.way {
+            Way::Place => true,
+            // A word lies in one region.
+            Way::Huge => {
+                !self.block.regions.get().is_some_and(|regions| regions.is_large(word * WORD_PAGES))
+            }
+            _ => false,
+        }
+    }
+
     /// Gives absent pages memory before they are stored to, by the way of the
     /// block.
     fn make_present(&mut self, absent: Positions) -> Result<(), PlacementError> {
         let count = absent.count_ones();
         match (self.way, self.block.regions.get()) {
             (Way::Populate, _) => self.tally.populated += count,
-            (Way::Huge, Some(regions)) => {
+            (Way::Huge | Way::HugePopulate, Some(regions)) => {
                 let large = |run: Run| run.pages().filter(|&page| regions.is_large(page)).count();
                 let large = self.batch.runs(absent).map(large).sum::<usize>() as u32;
                 self.tally.huge += large;
@@ -321,27 +341,31 @@ impl Landing {
     fn store_staged(&mut self, part: Positions) -> Result<(), PlacementError> {
         let map = self.block.map();
         let mut absent = 0;
+        let mut placed = 0;
         let mut words = self.batch.words(part);
         while let Some((word, mask, taken)) = words.next_with_positions() {
             let without = mask & !self.present(word);
             if without != 0 {
-                absent |=
+                let positions =
                     if without == mask { taken } else { positions_in(&self.batch, taken, without) };
+                if self.places(word) {
+                    placed |= positions;
+                } else {
+                    absent |= positions;
+                }
             }
             map.mark_written(word, mask);
         }
         if self.way == Way::Pwrite {
             return self.pwrite(part);
         }
-        let here = part & !absent;
-        self.tally.in_place += here.count_ones();
-        if self.way == Way::Place {
-            self.store(here);
-            return self.place(absent);
+        self.tally.in_place += (part & !absent & !placed).count_ones();
+        let made = if absent == 0 { Ok(()) } else { self.make_present(absent) };
+        if made.is_ok() {
+            self.store(part & !placed);
         }
-        self.make_present(absent)?;
-        self.store(part);
-        Ok(())
+        // Also after an error: it takes *written* from what is not placed.
+        self.place(placed, made)
     }
 
     /// Runs of `select` whose staging slots are neighbours too: a page that was
@@ -363,25 +387,30 @@ impl Landing {
         }
     }
 
-    fn place(&mut self, absent: Positions) -> Result<(), PlacementError> {
+    /// Places absent pages, unless something went wrong `before`.
+    fn place(
+        &mut self,
+        absent: Positions,
+        before: Result<(), PlacementError>,
+    ) -> Result<(), PlacementError> {
         let Some(uffd) = &self.placement.uffd else {
             // A way `Place` without a userfaultfd does not come about; and if
             // it did, a store would be right.
             self.store(absent);
-            return Ok(());
+            return before;
         };
         let mut tally = self.tally;
         let mut left = absent;
-        let mut result = Ok(());
+        let mut result = before;
         for run in self.staged_runs(absent) {
+            if result.is_err() {
+                break;
+            }
             let source = self.place_of(run.first);
             // SAFETY: as in `store`.
             let (done, placed) = unsafe { place_run(uffd, &self.block, run, source, &mut tally) };
             left &= !positions(run.first..run.first + done);
-            if placed.is_err() {
-                result = placed;
-                break;
-            }
+            result = placed;
         }
         if result.is_err() {
             for (word, mask) in self.batch.words(left) {

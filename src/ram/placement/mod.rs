@@ -57,8 +57,8 @@ use super::{
 };
 
 /// Shortest run of pages turned zero that is given back by default. Giving back
-/// costs one system call and one TLB flush, about as much as clearing a few
-/// dozen pages.
+/// saves memory, not time: it flushes the TLB once a run and takes about eight
+/// times the CPU time of clearing, whatever the length (`benches/ram.rs`).
 const GIVE_BACK_PAGES: u32 = 64;
 
 /// How absent pages get their bytes.
@@ -70,8 +70,8 @@ pub enum Policy {
     Place,
     /// MADV_POPULATE_WRITE for the run, then stores.
     Populate,
-    /// Transparent huge pages where a region is dense, else like `Populate`.
-    /// Fewest page faults, most memory.
+    /// Transparent huge pages where a region is dense, else like `Place`. Fast,
+    /// and wasteful where dense regions are shorter than 2 MiB.
     Huge,
     /// Stores that fault.
     Fault,
@@ -117,7 +117,7 @@ impl FromStr for Policy {
 pub struct Placement {
     policy: Policy,
     reason: String,
-    /// Present with policy `place`. Dropping it unregisters all blocks.
+    /// Present with policies `place` and `huge`. Dropping it unregisters all blocks.
     uffd: Option<Uffd>,
     can_populate: bool,
     give_back: AtomicU32,
@@ -130,7 +130,10 @@ impl Placement {
     /// memory finds best. Falls back to another, and says so in
     /// [`reason`](Self::reason), where the host does not allow the policy.
     pub fn new(choice: Option<Policy>) -> Result<Arc<Self>, PlacementError> {
-        let host = Host::probe().map_err(PlacementError::Staging)?;
+        Self::on(Host::probe().map_err(PlacementError::Staging)?, choice)
+    }
+
+    fn on(host: Host, choice: Option<Policy>) -> Result<Arc<Self>, PlacementError> {
         let (policy, reason) = match choice {
             Some(policy) => match host.objection(policy) {
                 None => (policy, "chosen".to_owned()),
@@ -145,7 +148,7 @@ impl Placement {
             policy,
             reason,
             can_populate: host.populate.is_ok(),
-            uffd: host.uffd.ok().filter(|_| policy == Policy::Place),
+            uffd: host.uffd.ok().filter(|_| matches!(policy, Policy::Place | Policy::Huge)),
             give_back: AtomicU32::new(GIVE_BACK_PAGES),
             counters: Counters::default(),
             attached: Mutex::default(),
@@ -179,13 +182,6 @@ impl Placement {
             return Err(PlacementError::Attached { block: block.name().to_owned() });
         }
         let (way, reason) = self.choose_way(block)?;
-        match way {
-            Way::Huge => _ = block.regions.get_or_init(|| Regions::new(block.pages())),
-            // Small pages wanted: where huge pages are on for all memory, one
-            // page of data would take 2 MiB.
-            Way::Populate | Way::Store => block.advise_huge(false),
-            Way::Place | Way::Pwrite => {}
-        }
         attached.push(BlockWay { block: block.name().to_owned(), way, reason });
         block.way.set(Some(way));
         Ok(())
@@ -198,7 +194,8 @@ impl Placement {
         let _attached = self.attached();
         let way = block.way.get();
         block.way.set(None);
-        if let (Some(Way::Place), Some(uffd)) = (way, &self.uffd) {
+        if let (Some(Way::Place | Way::Huge), Some(uffd)) = (way, &self.uffd) {
+            // Fails only for memory that its owner has unmapped.
             uffd.unregister(block.as_ptr(), block.used_length() as usize);
         }
     }
@@ -225,13 +222,26 @@ impl Placement {
 
     fn choose_way(&self, block: &RamBlock) -> Result<(Way, &'static str), PlacementError> {
         let fallback = self.populate_or_store();
+        // Small pages unless a region is found to be dense: where the host uses
+        // huge pages for all memory, one page of data would take 2 MiB. Before
+        // the block is registered, because advice splits and joins mappings.
+        block.advise_huge(false);
         let choice = match self.policy {
             Policy::Fault => (Way::Store, ""),
             Policy::Populate => (Way::Populate, ""),
             Policy::Place | Policy::Huge if block.memory_file().is_some() => {
                 (Way::Pwrite, "a memory file is filled fastest by writing to it")
             }
-            Policy::Huge if block.is_anonymous() => (Way::Huge, ""),
+            Policy::Huge if block.is_anonymous() => {
+                // A block that was attached before may have holes in regions
+                // that were to be huge; nobody would fill those.
+                let fresh = block.regions.set(Regions::new(block.pages())).is_ok();
+                if fresh && self.register(block) {
+                    (Way::Huge, "")
+                } else {
+                    (Way::HugePopulate, "the kernel does not place single pages in this memory")
+                }
+            }
             Policy::Huge => (fallback, "huge pages in a caller's memory are the caller's choice"),
             Policy::Place if block.callers_memory() == Some(Initial::Unknown) => {
                 (fallback, "the caller does not say that its memory is zero")
@@ -240,17 +250,19 @@ impl Placement {
                 if block.callers_memory().is_some() && is_mostly_resident(block)? {
                     return Ok((Way::Store, "the caller's memory is resident, or pinned, already"));
                 }
-                // Before it is registered: huge pages must not fill up the
-                // places between those that hold data.
-                block.advise_huge(false);
-                let range = (block.as_ptr(), block.used_length() as usize);
-                match self.uffd.as_ref().map(|uffd| uffd.register(range.0, range.1)) {
-                    Some(Ok(())) => (Way::Place, ""),
-                    _ => (fallback, "the kernel does not place single pages in this memory"),
+                if self.register(block) {
+                    (Way::Place, "")
+                } else {
+                    (fallback, "the kernel does not place single pages in this memory")
                 }
             }
         };
         Ok(choice)
+    }
+
+    fn register(&self, block: &RamBlock) -> bool {
+        let len = block.used_length() as usize;
+        self.uffd.as_ref().is_some_and(|uffd| uffd.register(block.as_ptr(), len).is_ok())
     }
 
     fn populate_or_store(&self) -> Way {

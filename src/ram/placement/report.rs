@@ -53,7 +53,7 @@ counters! {
     placed,
     /// Pages whose run was populated before they were stored.
     populated,
-    /// Pages stored for the first time into huge pages.
+    /// Pages stored for the first time into regions of huge pages.
     huge,
     /// Pages stored for the first time without further ado: one fault each
     /// where memory was absent.

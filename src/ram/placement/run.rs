@@ -3,7 +3,7 @@
 
 use std::{io, ops::Range};
 
-use super::{PlacementError, Way, batch::Run, report::Tally, uffd::CopyPages};
+use super::{PlacementError, batch::Run, report::Tally, uffd::CopyPages};
 use crate::{
     ram::{RamBlock, mapping::populate},
     wire::{MAX_PACKET_PAGES, PAGE_SIZE},
@@ -64,7 +64,7 @@ pub(super) unsafe fn place_run(
                 present
             }
             // Detached meanwhile, hence plain memory: stores do.
-            Some(libc::ENOENT) if block.way.get() != Some(Way::Place) => {
+            Some(libc::ENOENT) if block.way.get().is_none() => {
                 tally.stored += rest.len() as u32;
                 rest.len()
             }

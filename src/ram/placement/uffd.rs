@@ -136,12 +136,12 @@ impl Uffd {
     }
 
     /// Unregisters a range: absent pages read as zero again, and whoever waits
-    /// for one is woken.
-    pub(super) fn unregister(&self, start: *mut u8, len: usize) {
+    /// for one is woken. Fails where that would split the mapping once too
+    /// often, and then nothing has changed.
+    pub(super) fn unregister(&self, start: *mut u8, len: usize) -> bool {
         let mut range = Range { start: start.addr() as u64, len: len as u64 };
-        // SAFETY: UFFDIO_UNREGISTER reads one `Range`. It fails only for
-        // memory that is no longer mapped, and then there is nothing to do.
-        unsafe { libc::ioctl(self.0.as_raw_fd(), UFFDIO_UNREGISTER, &raw mut range) };
+        // SAFETY: UFFDIO_UNREGISTER reads one `Range`.
+        unsafe { libc::ioctl(self.0.as_raw_fd(), UFFDIO_UNREGISTER, &raw mut range) == 0 }
     }
 }
 

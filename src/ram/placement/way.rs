@@ -12,12 +12,27 @@ pub enum Way {
     Place = 1,
     /// MADV_POPULATE_WRITE of the run, then stores.
     Populate = 2,
-    /// Dense regions as huge pages, the others like `Populate`.
+    /// Dense regions as huge pages, the others like `Place`.
     Huge = 3,
     /// Stores that fault.
     Store = 4,
     /// From staging with pwrite to the memory file, one call a run.
     Pwrite = 5,
+    /// Dense regions as huge pages, the others like `Populate`.
+    HugePopulate = 6,
+}
+
+impl Way {
+    /// Whether the block is registered with userfaultfd: absent pages must not
+    /// be touched.
+    pub(super) fn is_registered(self) -> bool {
+        matches!(self, Self::Place | Self::Huge)
+    }
+
+    /// Whether dense regions become huge pages.
+    pub(super) fn is_huge(self) -> bool {
+        matches!(self, Self::Huge | Self::HugePopulate)
+    }
 }
 
 /// The way of a block, once placement is attached to it.
@@ -32,6 +47,7 @@ impl WayCell {
             3 => Some(Way::Huge),
             4 => Some(Way::Store),
             5 => Some(Way::Pwrite),
+            6 => Some(Way::HugePopulate),
             _ => None,
         }
     }

@@ -56,7 +56,7 @@ pub fn zero_pages(
     let mut tally = Tally::default();
     let done = match mode {
         ZeroMode::Map => by_map(placement, block, pages, &mut tally),
-        _ if placement.way_of(block) == Way::Place => {
+        _ if placement.way_of(block).is_registered() => {
             Err(PlacementError::ModeTouchesAbsent { block: block.name().to_owned() })
         }
         ZeroMode::ReadCheck => one_by_one(placement, block, pages, &mut tally, |page| {
@@ -163,7 +163,11 @@ fn clear_run(
     let way = placement.way_of(block);
     let threshold = placement.give_back.load(std::sync::atomic::Ordering::Relaxed);
     // Part of a huge page cannot be given back without splitting it.
-    let may_give = threshold != 0 && run.len() >= threshold as usize && way != Way::Huge;
+    let is_huge = || {
+        let regions = block.regions.get();
+        regions.is_some_and(|regions| run.clone().any(|page| regions.is_large(page)))
+    };
+    let may_give = threshold != 0 && run.len() >= threshold as usize && !is_huge();
     if may_give && give_back(block, run.clone()) {
         tally.given_back += run.len() as u32;
         return Ok(());

@@ -69,7 +69,8 @@ impl Page {
         while at < PAGE_SIZE {
             let pick = random.next();
             let share = pick >> 48;
-            let sequence = &SEQUENCES[((share * share * share * SEQUENCES.len() as u64) >> 48) as usize];
+            let sequence =
+                &SEQUENCES[((share * share * share * SEQUENCES.len() as u64) >> 48) as usize];
             at = self.put(at, sequence);
             at = match pick % 8 {
                 0 => self.put(at, &(pick as u32 >> 8 & 0xffff).to_le_bytes()),

@@ -9,6 +9,7 @@
 pub mod qpl;
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -48,7 +49,8 @@ pub fn require_libqpl(name: &str) -> Option<PathBuf> {
             std::env::var_os("IAA_REQUIRE_LIBQPL").is_none_or(|value| value != "1"),
             "{name}: {text}"
         );
-        eprintln!("SKIPPED {name}: {text}");
+        // Not by eprintln, which the test runner shows for failures only.
+        let _ = writeln!(std::io::stderr(), "SKIPPED {name}: {text}");
     }
     path
 }
@@ -99,18 +101,9 @@ impl Client {
         // SAFETY: the library is the one under test, and these are the types of its functions.
         unsafe {
             Client {
-                counters: std::mem::transmute::<*mut c_void, _>(symbol(
-                    emulator,
-                    c"iaa_emulator_counters_json",
-                )),
-                reset: std::mem::transmute::<*mut c_void, _>(symbol(
-                    emulator,
-                    c"iaa_emulator_reset_counters",
-                )),
-                configure: std::mem::transmute::<*mut c_void, _>(symbol(
-                    emulator,
-                    c"iaa_emulator_configure",
-                )),
+                counters: function(emulator, c"iaa_emulator_counters_json"),
+                reset: function(emulator, c"iaa_emulator_reset_counters"),
+                configure: function(emulator, c"iaa_emulator_configure"),
                 qpl: Arc::new(Qpl::load(&libqpl_path().expect("the parent has found libqpl"))),
             }
         }
@@ -154,12 +147,18 @@ pub fn open(path: &Path) -> *mut c_void {
     handle
 }
 
-/// A symbol that must be there.
-pub fn symbol(library: *mut c_void, name: &CStr) -> *mut c_void {
+/// A function that must be there.
+///
+/// # Safety
+///
+/// `F` must be the type of that function.
+pub unsafe fn function<F: Copy>(library: *mut c_void, name: &CStr) -> F {
     // SAFETY: an open library and a NUL-terminated name.
     let found = unsafe { libc::dlsym(library, name.as_ptr()) };
     assert!(!found.is_null(), "{name:?} is missing");
-    found
+    assert_eq!(size_of::<F>(), size_of_val(&found));
+    // SAFETY: the same size, and the caller has said that it is a function of this type.
+    unsafe { std::mem::transmute_copy(&found) }
 }
 
 /// Anonymous memory of its own, on small pages, of which nothing is resident at first.

@@ -1,12 +1,11 @@
 //! The few functions of libqpl that the tests call, bound at run time.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
-use std::ffi::c_void;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{open, symbol};
+use super::{function, open};
 
 pub const HARDWARE: u32 = 1;
 pub const SOFTWARE: u32 = 2;
@@ -58,20 +57,11 @@ impl Qpl {
         // SAFETY: the types are those of libqpl's header; they have been the same in all its releases.
         unsafe {
             Qpl {
-                get_job_size: std::mem::transmute::<*mut c_void, _>(symbol(
-                    library,
-                    c"qpl_get_job_size",
-                )),
-                init_job: std::mem::transmute::<*mut c_void, _>(symbol(library, c"qpl_init_job")),
-                submit_job: std::mem::transmute::<*mut c_void, _>(symbol(
-                    library,
-                    c"qpl_submit_job",
-                )),
-                check_job: std::mem::transmute::<*mut c_void, _>(symbol(library, c"qpl_check_job")),
-                execute_job: std::mem::transmute::<*mut c_void, _>(symbol(
-                    library,
-                    c"qpl_execute_job",
-                )),
+                get_job_size: function(library, c"qpl_get_job_size"),
+                init_job: function(library, c"qpl_init_job"),
+                submit_job: function(library, c"qpl_submit_job"),
+                check_job: function(library, c"qpl_check_job"),
+                execute_job: function(library, c"qpl_execute_job"),
             }
         }
     }
