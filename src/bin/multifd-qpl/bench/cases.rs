@@ -120,9 +120,9 @@ impl Case {
         };
         let whole = |bytes: u64| (bytes / MIB).max(1) * MIB;
         let (idle_ram, idle_used, full_used, dense, empty) = match size {
-            Size::Small => (2 * GIB, 64 * MIB, 56 * MIB, 64 * MIB, 2 * GIB),
+            Size::Small => (4 * GIB, 128 * MIB, 112 * MIB, 128 * MIB, 4 * GIB),
             Size::Published => (64 * GIB, 2 * GIB, full_data.min(56 * GIB), 2 * GIB, 16 * GIB),
-            Size::Ram(ram) => (ram, ram / 32, ram / 8, ram / 16, ram),
+            Size::Ram(ram) => (ram, ram / 32, ram / 8, ram / 32, ram),
         };
         let full_ram = whole(full_used / 56 * 64);
         let every = [MethodId::None, MethodId::Qpl, MethodId::Zstd, MethodId::Zlib];
@@ -132,7 +132,7 @@ impl Case {
             case("idle", idle_ram, idle_used, Pattern::Dense, &every, CONTENDERS.to_vec()),
             case("full", full_ram, whole(full_used), Pattern::Dense, &published, few()),
             case("dense", dense, dense, Pattern::Dense, &published, few()),
-            case("scattered", 2 * dense, dense / 4, Pattern::Scattered, &published, few()),
+            case("scattered", 8 * dense, dense, Pattern::Scattered, &published, few()),
             case("empty", empty, 0, Pattern::Dense, &[MethodId::None], few()),
         ]
     }

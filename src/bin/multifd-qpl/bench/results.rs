@@ -23,6 +23,9 @@ pub struct Sample {
     pub cpu_ms: f64,
     /// Minor faults of the receiver.
     pub minor_faults: f64,
+    /// Of these, and of those that found the page present by then, the ones that
+    /// stopped a thread; the rest happen inside of system calls that populate.
+    pub traps: Option<f64>,
     /// Minor faults of the process, from exec to exit.
     pub process_faults: f64,
     /// TLB flushes of the process.
@@ -59,6 +62,10 @@ impl Sample {
             system_ms,
             cpu_ms: user_ms + system_ms,
             minor_faults: number("minor_faults"),
+            traps: report["page_faults_user"]
+                .as_f64()
+                .zip(report["page_faults_kernel"].as_f64())
+                .map(|(user, kernel)| user + kernel),
             process_faults: process_faults as f64,
             tlb_flushes: report["tlb_flushes"].as_f64(),
             rss_growth_bytes: number("rss_growth_bytes"),
@@ -81,6 +88,7 @@ impl Sample {
             system_ms: of(|s| s.system_ms),
             cpu_ms: of(|s| s.cpu_ms),
             minor_faults: of(|s| s.minor_faults),
+            traps: maybe(|s| s.traps),
             process_faults: of(|s| s.process_faults),
             tlb_flushes: maybe(|s| s.tlb_flushes),
             rss_growth_bytes: of(|s| s.rss_growth_bytes),

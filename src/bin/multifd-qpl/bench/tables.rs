@@ -190,7 +190,8 @@ fn group(group: &Group) -> Table {
         "wall ms (least - most)",
         "CPU ms (user + system)",
         "minor faults",
-        "of the whole process",
+        "traps",
+        "minor faults, exec to exit",
         "TLB flushes",
         "growth of memory, MiB",
         "guest RAM resident, MiB",
@@ -224,6 +225,7 @@ fn line(row: &Row) -> Vec<String> {
             round(median.system_ms)
         ),
         round(median.minor_faults),
+        maybe(median.traps),
         round(median.process_faults),
         maybe(median.tlb_flushes),
         mib(median.rss_growth_bytes),
