@@ -37,6 +37,9 @@ pub enum Error {
     /// The report could not be printed.
     #[error("cannot print the report: {0}")]
     Print(#[source] io::Error),
+    /// The race of the page decoders.
+    #[error("bench inflate: {0}")]
+    Race(String),
     /// The directory holds another guest already.
     #[error("{} exists: give a directory of its own to every guest", .0.display())]
     Occupied(PathBuf),

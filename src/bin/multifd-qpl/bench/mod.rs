@@ -14,6 +14,8 @@
 
 mod cases;
 mod host;
+#[allow(dead_code, reason = "the criterion bench shares this module and uses the rest of it")]
+mod inflate;
 mod plot;
 mod published;
 mod results;
@@ -39,7 +41,10 @@ use trial::Trial;
 
 /// Measure receiving on this host.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
+    #[command(subcommand)]
+    race: Option<Race>,
     /// small, published (VMs as in the published tables, takes minutes and
     /// gigabytes), or the RAM of the largest VM, such as 8G
     #[arg(long, value_name = "SIZE", value_parser = Size::from_str, default_value = "small")]
@@ -85,8 +90,17 @@ pub struct Args {
     html: Option<PathBuf>,
 }
 
+/// Measurements of one part alone.
+#[derive(Debug, clap::Subcommand)]
+enum Race {
+    Inflate(inflate::InflateArgs),
+}
+
 /// Runs the subcommand.
 pub fn run(args: Args) -> Result<(), Error> {
+    if let Some(Race::Inflate(args)) = args.race {
+        return inflate::run(args).map_err(|error| Error::Race(error.to_string()));
+    }
     let store = Store::new(args.dir.as_deref())?;
     let (engines, missing) = if args.engines.is_empty() {
         working_engines(&store)?
