@@ -132,7 +132,7 @@ fn bounded_memory() {
     let head = long.iter().rposition(|&byte| byte == 6).expect("the vmdesc's head");
     let long = MainStream::default().raw(&long[..head + 1]).raw(&(60_u32 << 20).to_be_bytes());
     drop(replayed(long.raw(b"{")).expect("only the description is missing"));
-    let list = MainStream::new().start_head().number(1 << 30 | 4);
+    let list = MainStream::new().start_head().number((1 << 30) | 4);
     let list = (0..5000).fold(list, |list, n| list.name(&format!("b{n}")).number(4096));
     assert!(replayed(list).is_err());
     // Every channel may hold packets, and a window of zstd, in memory.

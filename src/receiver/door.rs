@@ -161,8 +161,8 @@ impl<'a> Door<'a> {
             let connection = match self.connection(fd) {
                 Ok(connection) => connection,
                 Err(error) => {
-                    self.gate.gone();
-                    return session.fail(error.into());
+                    session.fail(error.into());
+                    return self.gate.gone();
                 }
             };
             match self.gate.enter(connection, self.patience) {
@@ -180,14 +180,17 @@ impl<'a> Door<'a> {
                 Ok(Caller::Stranger) => {
                     tracing::warn!("closed a connection that did not speak like a source");
                 }
-                Err(error) => session.fail(error),
+                Err(error) => {
+                    session.fail(error);
+                    self.gate.gone();
+                }
             }
         };
         let spawned =
             thread::Builder::new().name("connection".to_owned()).spawn_scoped(scope, work);
         if let Err(error) = spawned {
-            self.gate.gone();
             session.fail(error.into());
+            self.gate.gone();
         }
     }
 

@@ -59,7 +59,8 @@ impl Gate {
         self.lock().unknown += 1;
     }
 
-    /// An accepted connection was lost before it could be looked at.
+    /// An accepted connection was lost before it could be looked at, or must
+    /// not be here, and its error was told.
     pub fn gone(&self) {
         self.lock().unknown -= 1;
         self.moved.notify_all();
@@ -84,7 +85,9 @@ impl Gate {
     }
 
     /// Reads a connection's first bytes and enters it. A connection that says
-    /// nothing for `patience`, or not what a source says, is a stranger.
+    /// nothing for `patience`, or not what a source says, is a stranger. With
+    /// an error it still counts as unknown: tell the error, then call
+    /// [`gone`](Self::gone), so that nobody finds it missing before.
     pub fn enter(
         &self,
         mut connection: Connection,
@@ -92,7 +95,6 @@ impl Gate {
     ) -> Result<Caller, ReceiveError> {
         let caller = self.identify(&mut connection, patience);
         let mut state = self.lock();
-        state.unknown -= 1;
         let result = match caller {
             Ok(Some(First::Main)) if state.main => Err(ReceiveError::SecondMain),
             Ok(Some(First::Main)) => {
@@ -105,7 +107,10 @@ impl Gate {
             Ok(None) => Ok(Caller::Stranger),
             Err(error) => Err(error),
         };
-        self.moved.notify_all();
+        if result.is_ok() {
+            state.unknown -= 1;
+            self.moved.notify_all();
+        }
         result
     }
 

@@ -15,7 +15,8 @@ use crate::{
     },
 };
 
-/// Damaged migrations for each method.
+/// Damaged migrations for each method, unless MULTIFD_QPL_MUTATIONS says how
+/// many. Each is known by its number alone.
 const ROUNDS: u64 = 500;
 
 /// Numbers that lengths, counts and flags are tried with.
@@ -83,12 +84,14 @@ fn options() -> Options {
 
 #[test]
 fn damaged_migrations_end_in_order() {
+    let rounds = std::env::var("MULTIFD_QPL_MUTATIONS").ok();
+    let rounds = rounds.map_or(ROUNDS, |rounds| rounds.parse().expect("a number"));
     let (send, alive) = mpsc::channel();
     let worker = thread::spawn(move || {
         for (method, seed) in METHODS.into_iter().zip(1_u64..) {
             let whole = Migration::sample(method, true);
-            for round in 0..ROUNDS {
-                let number = seed << 32 | round;
+            for round in 0..rounds {
+                let number = (seed << 32) | round;
                 send.send(number).expect("the watchdog lives");
                 let migration = mutated(&whole, &mut Random(number));
                 // Mostly from files, which is quick; silence needs sockets.

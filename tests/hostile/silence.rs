@@ -1,9 +1,12 @@
 //! Peers that fall silent: nothing is waited for without an end, and nobody is
 //! given up who is only quiet while others talk.
 
-use std::{io::Write, thread, time::Duration};
+use std::{io::Write, os::unix::net::UnixStream, thread, time::Duration};
 
-use multifd_qpl::{receiver::ReceiveError, wire::MethodId};
+use multifd_qpl::{
+    receiver::{Address, Listener, ReceiveError, record},
+    wire::MethodId,
+};
 
 use crate::{
     refusal::{check_sentence, root},
@@ -130,5 +133,30 @@ fn a_quiet_channel_is_not_given_up_while_main_talks() {
         let end = MainStream::default().end().flush().close().finish();
         live.main.write_all(&end.bytes).unwrap();
         assert_eq!(page(&live.outcome().0.expect("a slow migration"), "pc.ram", 1), text(1));
+    });
+}
+
+/// A recorder reads channels until the source closes them. One that never did
+/// was waited for without an end, and without sleep.
+#[test]
+fn a_recorded_source_that_never_closes_its_channels() {
+    watched(|| {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("migration");
+        let listener = Listener::bind(&Address::Unix(path.clone())).expect("a free address");
+        let into = directory.path().to_owned();
+        let recorder = thread::spawn(move || record(listener, &hasty(), &into, false));
+        let migration = Migration::sample(MethodId::Qpl, true);
+        let streams = std::iter::once(&migration.main).chain(&migration.channels);
+        let open: Vec<UnixStream> = streams
+            .map(|bytes| {
+                let mut socket = UnixStream::connect(&path).expect("the recorder listens");
+                socket.write_all(bytes).expect("the recorder reads");
+                socket
+            })
+            .collect();
+        let error = recorder.join().expect("no panic").expect_err("the source never closes");
+        assert!(matches!(root(error), ReceiveError::Io(_)));
+        drop(open);
     });
 }

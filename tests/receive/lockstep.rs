@@ -2,11 +2,14 @@
 
 use std::io::Write;
 
-use multifd_qpl::{receiver::ReceiveError, wire::MethodId};
+use multifd_qpl::{
+    receiver::{Options, ReceiveError},
+    wire::MethodId,
+};
 
 use crate::support::{
     channel::Channel,
-    deliver::{Live, Way, over, page, patient, replay},
+    deliver::{Live, Order, Pace, Via, Way, over, page, patient, replay},
     main_stream::MainStream,
     migration::{METHODS, Migration, one_round, sample_page},
     pages::{Page, ZERO, noise, text},
@@ -216,5 +219,27 @@ fn early_bytes_of_channels_wait_for_main() {
         live.wait_for_bytes(channel.bytes.len() as u64);
         live.main.write_all(&one_round(MainStream::new()).bytes).unwrap();
         assert_eq!(page(&live.outcome().0.expect("a migration"), "pc.ram", 1), text(1));
+    });
+}
+
+/// All of them connect before main says a word, and are found out to be so many.
+#[test]
+fn as_many_channels_as_a_source_can_have() {
+    watched(|| {
+        let channel = |id: u8| {
+            let page = u32::from(id) % 64;
+            let channel = Channel::new(id, MethodId::Zlib).sync();
+            if id < 64 { channel.data(&[(page, text(page.into()))]) } else { channel }.sync()
+        };
+        let migration = Migration::new(rounds(1), (0..255).map(channel));
+        for channels in [None, Some(255)] {
+            let way = Way { via: Via::Unix, order: Order::Reversed, pace: Pace::MainLate };
+            let options = Options { channels, ..patient() };
+            let received = over(way, &migration, options).expect("255 is the most");
+            assert_eq!(received.report().channels, 255);
+            for index in 0..64 {
+                assert!(page(&received, "pc.ram", index) == text(index.into()), "page {index}");
+            }
+        }
     });
 }

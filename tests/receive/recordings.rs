@@ -1,6 +1,6 @@
 //! Recordings of real sources: every way to deliver them gives the same RAM.
 
-use std::{num::NonZeroUsize, path::PathBuf};
+use std::{num::NonZeroUsize, path::Path};
 
 use multifd_qpl::{
     ram::Policy,
@@ -15,7 +15,7 @@ use crate::support::{
 
 /// Receives a recording once by `receive` and checks it against its digests,
 /// then in other ways, all of which must give the same bytes.
-fn same_in_all_ways(path: &PathBuf, ways: impl Fn(&dyn Fn(&str, Received))) {
+fn same_in_all_ways(path: &Path, ways: impl Fn(&dyn Fn(&str, Received))) {
     let first = replay(&load(path), patient()).expect("a recording of a real source");
     check_digests(path, &first);
     let first = contents(&first);

@@ -14,6 +14,7 @@ use std::{
 };
 
 use multifd_qpl::{
+    engine::EngineChoice,
     ram::{Policy, RamBlock},
     receiver::{Address, Failed, Listener, Options, Progress, Received, Receiver, anonymous_block},
     wire::ReturnMessage,
@@ -25,6 +26,7 @@ use super::{migration::Migration, pages::Page};
 /// machine may be busy.
 pub fn patient() -> Options {
     Options {
+        engine: EngineChoice::Software,
         workers: NonZeroUsize::new(2),
         placement: Some(Policy::Place),
         idle_timeout: Duration::from_secs(30),

@@ -117,22 +117,22 @@ impl MainStream {
 
     /// A ZERO record that names its block.
     pub fn zero(self, block: &str, page: u64) -> Self {
-        self.number(page * 4096 | ZERO).name(block).raw(&[0])
+        self.number((page * 4096) | ZERO).name(block).raw(&[0])
     }
 
     /// A ZERO record of the same block as before.
     pub fn zero_more(self, page: u64) -> Self {
-        self.number(page * 4096 | ZERO | CONTINUE).raw(&[0])
+        self.number((page * 4096) | ZERO | CONTINUE).raw(&[0])
     }
 
     /// A PAGE record that names its block.
     pub fn page(self, block: &str, page: u64, content: &Page) -> Self {
-        self.number(page * 4096 | PAGE).name(block).raw(content)
+        self.number((page * 4096) | PAGE).name(block).raw(content)
     }
 
     /// A PAGE record of the same block as before.
     pub fn page_more(self, page: u64, content: &Page) -> Self {
-        self.number(page * 4096 | PAGE | CONTINUE).raw(content)
+        self.number((page * 4096) | PAGE | CONTINUE).raw(content)
     }
 
     /// One device section.

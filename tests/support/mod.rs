@@ -14,7 +14,7 @@ use std::{any::Any, panic, sync::mpsc, thread, time::Duration};
 
 /// No test of one migration takes this long; it keeps a broken receiver from
 /// hanging the tests.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_secs(120);
 
 /// Runs `work` on a thread of its own and fails if it does not come back.
 pub fn watched<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
