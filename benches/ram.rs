@@ -204,6 +204,36 @@ fn zero(c: &mut Criterion) {
             b.iter(|| zero_pages(&placement, &block, black_box(&pages), ZeroMode::Map).unwrap());
         });
     }
+    // After data: what a run costs that is cleared, and one that is given back.
+    for run in [8, 32, 64, BATCH] {
+        for (name, give_back) in [("cleared", 0), ("given back", run)] {
+            placement.set_give_back(give_back);
+            let block = scratch(&placement);
+            let pages: Vec<u32> = (0..run).collect();
+            group.throughput(Throughput::Elements(run.into()));
+            group.bench_function(BenchmarkId::new(name, run), |b| {
+                b.iter_custom(|iterations| {
+                    let mut staging = Staging::new().unwrap();
+                    let mut spent = Duration::ZERO;
+                    for _ in 0..iterations {
+                        staging = land(
+                            &placement,
+                            &block,
+                            &pages,
+                            staging,
+                            InPlace::Allowed,
+                            Some(&[0x5a; 4096]),
+                        );
+                        let begun = cpu_time();
+                        zero_pages(&placement, &block, &pages, ZeroMode::Map).unwrap();
+                        spent += cpu_time() - begun;
+                    }
+                    spent
+                });
+            });
+        }
+    }
+    group.throughput(Throughput::Elements(BATCH.into()));
     // Memory touched by every page's check, as receivers did before.
     let placement = Placement::new(Some(Policy::Fault)).unwrap();
     let block = scratch(&placement);

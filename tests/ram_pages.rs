@@ -429,7 +429,7 @@ fn resident_memory_of_a_caller_is_stored_to() {
 fn blocks_refuse_what_they_cannot_be() {
     assert!(matches!(RamBlock::anonymous("b", 0), Err(BlockError::Length { .. })));
     assert!(matches!(RamBlock::anonymous("b", 4097), Err(BlockError::Length { .. })));
-    assert!(matches!(RamBlock::anonymous("b", u64::MAX & !4095), Err(BlockError::Length { .. })));
+    assert!(matches!(RamBlock::anonymous("b", !4095), Err(BlockError::Length { .. })));
     assert!(RamBlock::anonymous("b", 16 << 40).is_err());
     for address in [0usize, 1, 4095, usize::MAX & !4095] {
         let address = std::ptr::without_provenance_mut(address);
@@ -501,4 +501,45 @@ fn a_refused_run_leaves_the_rest_unwritten_and_free() {
     data(&placement, &block, &[3, 9], 2, InPlace::Allowed);
     placement.detach(&block);
     assert!(holds(&block, 3, Some(2)) && holds(&block, 9, Some(2)) && holds(&block, 5, None));
+}
+
+#[test]
+fn dense_regions_are_huge_and_the_others_placed() {
+    for in_place in [InPlace::Allowed, InPlace::Never] {
+        let placement = Placement::new(Some(Policy::Huge)).unwrap();
+        let block = Arc::new(RamBlock::anonymous("b", BYTES).unwrap());
+        placement.attach(&block).unwrap();
+        let way = placement.report().blocks[0].way;
+        let dense: Vec<u32> = (512..768).collect();
+        let sparse: Vec<u32> = (1024..2048).step_by(16).collect();
+        data(&placement, &block, &dense, 1, in_place);
+        data(&placement, &block, &sparse, 1, in_place);
+        if way == Way::Huge {
+            let counts = placement.report().pages;
+            assert_eq!((counts.huge, counts.placed), (256, 64));
+            // One huge page, or what the kernel had instead.
+            let resident = resident_pages(&block);
+            assert!(resident == 512 + 64 || resident == 256 + 64, "{resident}");
+        }
+        assert_eq!(zero(&placement, &block, &dense[..200]), (0, 200));
+        assert_eq!(placement.report().pages.given_back, 0);
+        data(&placement, &block, &dense[100..228], 2, in_place);
+        data(&placement, &block, &[800, 801, 1024, 1025], 3, in_place);
+        placement.detach(&block);
+        for page in 0..block.pages() {
+            let salt = match page {
+                800 | 801 | 1024 | 1025 => Some(3),
+                612..740 => Some(2),
+                740..768 => Some(1),
+                _ if page >= 1024 && page % 16 == 0 => Some(1),
+                _ => None,
+            };
+            assert!(holds(&block, page, salt), "{in_place:?}, page {page}");
+        }
+        // Attached again: what was huge stays as it is.
+        placement.attach(&block).unwrap();
+        data(&placement, &block, &[0, 900, 1500], 4, in_place);
+        placement.detach(&block);
+        assert!([0, 900, 1500].iter().all(|&page| holds(&block, page, Some(4))));
+    }
 }

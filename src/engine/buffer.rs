@@ -1,37 +1,59 @@
 //! Packet buffers: payload memory that is reused for the whole migration.
 //!
-//! A buffer is mapped once, with room for the largest payload any source sends
-//! plus the padding that page decoders may read behind it. Only the pages a
-//! payload really fills are ever resident, and they stay so: the device reads
-//! its source from memory that was just written by `read`.
+//! A buffer has room for every payload that real sources send, plus the padding
+//! that page decoders may read behind it. Three of them share an area of 2 MiB
+//! that is one huge page where the host allows it, so that filling them costs
+//! one page fault and not hundreds; where it doesn't, only the pages a payload
+//! really fills are ever resident. They stay so: the device reads its source
+//! from memory that was just written by `read`. Payloads beyond that, up to
+//! [`MAX_PAYLOAD`], go to a reserve that is mapped with the buffer and takes no
+//! memory until then.
 
-use std::{io, ptr::NonNull, slice};
+use std::{io, ptr::NonNull, slice, sync::Arc};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::EngineError;
-use crate::{inflate::INPUT_PADDING, wire::MAX_PAYLOAD};
+use crate::{
+    inflate::INPUT_PADDING,
+    wire::{MAX_PACKET_PAGES, MAX_PAYLOAD, PAGE_SIZE},
+};
 
-/// Bytes mapped for one buffer.
-const MAPPED: usize = MAX_PAYLOAD + INPUT_PADDING;
+/// Bytes of an area: one transparent huge page on x86-64.
+const AREA: usize = 2 << 20;
+/// Buffers in an area.
+const PER_AREA: usize = 3;
+/// Bytes of a buffer in its area.
+const SLOT: usize = AREA / PER_AREA / PAGE_SIZE * PAGE_SIZE;
+/// Longest payload that a buffer's part of its area takes.
+const SLOT_PAYLOAD: usize = SLOT - INPUT_PADDING;
+/// Bytes of a buffer's reserve.
+const RESERVE: usize = MAX_PAYLOAD + INPUT_PADDING;
 
-/// Private anonymous memory of [`MAPPED`] bytes.
+// A packet that no method could compress, with some room for its headers.
+const _: () = assert!(SLOT_PAYLOAD >= MAX_PACKET_PAGES * PAGE_SIZE * 5 / 4);
+
+/// Private anonymous memory.
 #[derive(Debug)]
-struct Mapping(NonNull<u8>);
+struct Mapping {
+    start: NonNull<u8>,
+    len: usize,
+}
 
-// SAFETY: the mapping is plain memory owned by this value alone.
+// SAFETY: the mapping is plain memory; whoever uses its addresses answers for
+// how they are shared.
 unsafe impl Send for Mapping {}
 // SAFETY: a shared Mapping gives out no access; see PacketBuffer.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    fn new() -> io::Result<Self> {
+    fn new(len: usize) -> io::Result<Self> {
         // SAFETY: a fresh anonymous mapping at an address of the kernel's
         // choice replaces nothing.
         let address = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
-                MAPPED,
+                len,
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
                 -1,
@@ -41,7 +63,10 @@ impl Mapping {
         if address == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        NonNull::new(address.cast()).map(Self).ok_or_else(|| io::Error::other("mmap returned null"))
+        match NonNull::new(address.cast()) {
+            Some(start) => Ok(Self { start, len }),
+            None => Err(io::Error::other("mmap returned null")),
+        }
     }
 }
 
@@ -49,16 +74,59 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: the range was mapped by `new` with this length, and nothing
         // borrows from it any more.
-        unsafe { libc::munmap(self.0.as_ptr().cast(), MAPPED) };
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
+    }
+}
+
+/// The memory of several buffers. Unmapped with the last of them.
+#[derive(Debug)]
+struct Area {
+    mapping: Mapping,
+    /// Where the aligned 2 MiB begin.
+    offset: usize,
+}
+
+impl Area {
+    fn new() -> io::Result<Self> {
+        let mapping = Mapping::new(2 * AREA)?;
+        let address = mapping.start.as_ptr().addr();
+        let offset = address.next_multiple_of(AREA) - address;
+        let aligned = mapping.start.as_ptr().wrapping_add(offset);
+        // Only advice: kernels without huge pages refuse it, and that is no harm.
+        // SAFETY: the range lies in the mapping made above, and the advice
+        // changes no content.
+        unsafe { libc::madvise(aligned.cast(), AREA, libc::MADV_HUGEPAGE) };
+        Ok(Self { mapping, offset })
+    }
+
+    fn slot(&self, index: usize) -> *mut u8 {
+        debug_assert!(index < PER_AREA);
+        self.mapping.start.as_ptr().wrapping_add(self.offset + index * SLOT)
+    }
+}
+
+/// The memory of one buffer.
+#[derive(Debug)]
+struct Memory {
+    area: Arc<Area>,
+    /// Which slot of the area.
+    index: usize,
+    reserve: Mapping,
+}
+
+impl Memory {
+    /// Where a payload of this length lies.
+    fn address(&self, len: usize) -> *mut u8 {
+        if len <= SLOT_PAYLOAD { self.area.slot(self.index) } else { self.reserve.start.as_ptr() }
     }
 }
 
 /// One payload. Returns to its pool when dropped.
 #[derive(Debug)]
 pub struct PacketBuffer {
-    mapping: Option<Mapping>,
+    memory: Option<Memory>,
     len: usize,
-    home: Sender<Mapping>,
+    home: Sender<Memory>,
 }
 
 impl PacketBuffer {
@@ -80,7 +148,8 @@ impl PacketBuffer {
         unsafe { slice::from_raw_parts(self.address(), self.len) }
     }
 
-    /// Makes the payload `len` bytes long and gives it out for filling.
+    /// Makes the payload `len` bytes long and gives it out for filling. What it
+    /// holds until then is of no meaning if the length changes.
     ///
     /// # Panics
     ///
@@ -94,12 +163,12 @@ impl PacketBuffer {
 
     /// Keeps the memory mapped for ever: a device may still read it.
     pub fn quarantine(mut self) {
-        std::mem::forget(self.mapping.take());
+        std::mem::forget(self.memory.take());
     }
 
     fn address(&self) -> *const u8 {
-        match &self.mapping {
-            Some(mapping) => mapping.0.as_ptr(),
+        match &self.memory {
+            Some(memory) => memory.address(self.len),
             // Only `quarantine` and `drop`, which end the value, take it out.
             None => NonNull::dangling().as_ptr(),
         }
@@ -108,9 +177,9 @@ impl PacketBuffer {
 
 impl Drop for PacketBuffer {
     fn drop(&mut self) {
-        if let Some(mapping) = self.mapping.take() {
+        if let Some(memory) = self.memory.take() {
             // A full or closed pool has no use for it; then it is unmapped.
-            let _ = self.home.try_send(mapping);
+            let _ = self.home.try_send(memory);
         }
     }
 }
@@ -119,9 +188,11 @@ impl Drop for PacketBuffer {
 /// source is held back by its socket and not by our memory.
 #[derive(Debug)]
 pub struct BufferPool {
-    free: Receiver<Mapping>,
-    home: Sender<Mapping>,
+    free: Receiver<Memory>,
+    home: Sender<Memory>,
     left: usize,
+    /// The newest area, and its next slot that was never given out.
+    fresh: Option<(Arc<Area>, usize)>,
 }
 
 impl BufferPool {
@@ -129,20 +200,20 @@ impl BufferPool {
     pub fn new(limit: usize) -> Self {
         let limit = limit.max(1);
         let (home, free) = bounded(limit);
-        Self { free, home, left: limit }
+        Self { free, home, left: limit, fresh: None }
     }
 
     /// Takes a buffer if there is one.
     pub fn try_take(&mut self) -> Result<Option<PacketBuffer>, EngineError> {
-        let mapping = match self.free.try_recv() {
-            Ok(mapping) => mapping,
+        let memory = match self.free.try_recv() {
+            Ok(memory) => memory,
             Err(_) if self.left > 0 => {
                 self.left -= 1;
-                Mapping::new().map_err(EngineError::Memory)?
+                self.map().map_err(EngineError::Memory)?
             }
             Err(_) => return Ok(None),
         };
-        Ok(Some(self.wrap(mapping)))
+        Ok(Some(self.wrap(memory)))
     }
 
     /// Takes a buffer, waiting for one to come back when all are out. Only for
@@ -151,18 +222,65 @@ impl BufferPool {
         match self.try_take()? {
             Some(buffer) => Ok(buffer),
             None => {
-                let mapping = self.free.recv().map_err(|_| EngineError::Stopped)?;
-                Ok(self.wrap(mapping))
+                let memory = self.free.recv().map_err(|_| EngineError::Stopped)?;
+                Ok(self.wrap(memory))
             }
         }
     }
 
-    fn wrap(&self, mapping: Mapping) -> PacketBuffer {
-        PacketBuffer { mapping: Some(mapping), len: 0, home: self.home.clone() }
+    /// Memory for another buffer.
+    fn map(&mut self) -> io::Result<Memory> {
+        let (area, index) = match self.fresh.take() {
+            Some((area, index)) if index < PER_AREA => (area, index),
+            _ => (Arc::new(Area::new()?), 0),
+        };
+        let reserve = Mapping::new(RESERVE)?;
+        self.fresh = Some((Arc::clone(&area), index + 1));
+        Ok(Memory { area, index, reserve })
+    }
+
+    fn wrap(&self, memory: Memory) -> PacketBuffer {
+        PacketBuffer { memory: Some(memory), len: 0, home: self.home.clone() }
     }
 
     /// Makes up for a buffer that was quarantined and will not come back.
     pub fn replace_lost(&mut self) {
         self.left += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_apart_padded_and_come_back() {
+        let mut pool = BufferPool::new(5);
+        let mut buffers: Vec<PacketBuffer> = (0..5).map(|_| pool.take().unwrap()).collect();
+        assert!(pool.try_take().unwrap().is_none());
+        for (byte, buffer) in buffers.iter_mut().enumerate() {
+            buffer.payload_mut(SLOT_PAYLOAD).fill(byte as u8);
+        }
+        for (byte, buffer) in buffers.iter().enumerate() {
+            assert!(buffer.payload().iter().all(|&b| b == byte as u8));
+            // SAFETY: INPUT_PADDING bytes are readable behind the payload.
+            let padding = unsafe {
+                slice::from_raw_parts(buffer.payload().as_ptr_range().end, INPUT_PADDING)
+            };
+            assert!(padding.iter().all(|&b| b == 0), "padding belongs to another payload");
+        }
+        let first = buffers[0].payload().as_ptr();
+        drop(buffers.remove(0));
+        let mut again = pool.take().unwrap();
+        assert_eq!(again.payload_mut(1).as_ptr(), first);
+    }
+
+    #[test]
+    fn the_longest_payload_fits() {
+        let mut pool = BufferPool::new(1);
+        let mut buffer = pool.take().unwrap();
+        buffer.payload_mut(MAX_PAYLOAD).fill(7);
+        assert!(buffer.payload().iter().all(|&b| b == 7));
+        assert_eq!(buffer.payload_mut(SLOT_PAYLOAD).len(), SLOT_PAYLOAD);
     }
 }

@@ -66,20 +66,14 @@ impl Tracepoint {
         // SAFETY: the attributes are a live structure whose size field tells
         // its length, and the call only reads it.
         let fd = unsafe {
-            libc::syscall(
-                libc::SYS_perf_event_open,
-                &raw const attributes,
-                0,
-                -1,
-                -1,
-                OPEN_CLOEXEC,
-            )
+            libc::syscall(libc::SYS_perf_event_open, &raw const attributes, 0, -1, -1, OPEN_CLOEXEC)
         };
         let event = Self(File::from(owned(fd).map_err(described)?));
         if let Some(filter) = filter {
             // SAFETY: an open event, and a terminated string that the kernel
             // copies.
-            let set = unsafe { libc::ioctl(event.0.as_raw_fd(), IOCTL_SET_FILTER, filter.as_ptr()) };
+            let set =
+                unsafe { libc::ioctl(event.0.as_raw_fd(), IOCTL_SET_FILTER, filter.as_ptr()) };
             if set < 0 {
                 return Err(described(io::Error::last_os_error()));
             }
@@ -121,8 +115,7 @@ fn read_unmounted(path: &str) -> io::Result<String> {
     const CREATE: libc::c_uint = 6;
     const CLOEXEC: libc::c_uint = 1;
     // SAFETY: the name is a terminated string; the call makes a descriptor.
-    let context =
-        owned(unsafe { libc::syscall(libc::SYS_fsopen, c"tracefs".as_ptr(), CLOEXEC) })?;
+    let context = owned(unsafe { libc::syscall(libc::SYS_fsopen, c"tracefs".as_ptr(), CLOEXEC) })?;
     let nothing = std::ptr::null::<libc::c_char>();
     // SAFETY: this command takes no key, no value and no number.
     let created = unsafe {

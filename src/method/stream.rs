@@ -5,7 +5,14 @@
 //! are decoded into staging, never straight into guest memory: the decoder is
 //! a library that takes Rust slices, and guest memory is never one.
 
-use std::{io, slice, sync::Arc, thread::JoinHandle};
+use std::{
+    io, slice,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -29,7 +36,24 @@ pub trait PageStream: Send + 'static {
 /// What the channel tells its decoder thread.
 enum Order {
     Packet { block: Arc<RamBlock>, pages: Vec<u32>, buffer: PacketBuffer },
-    Drain(Sender<Result<(), MethodError>>),
+    Drain(Sender<()>),
+}
+
+/// The decoder thread's end of the queue. A queue keeps what is in it when its
+/// reader is gone, and a channel that waits for an answer or a buffer in there
+/// would wait for ever: so a thread that ends, by an error or a panic, goes on
+/// throwing away what it is told until the channel lets go.
+struct Orders {
+    queue: Receiver<Order>,
+    ended: Arc<AtomicBool>,
+}
+
+impl Drop for Orders {
+    fn drop(&mut self) {
+        // Nothing is read by it; why the thread ended comes with its join.
+        self.ended.store(true, Ordering::Relaxed);
+        self.queue.iter().for_each(drop);
+    }
 }
 
 /// A [`PageStream`] on a thread of its own.
@@ -38,14 +62,17 @@ pub struct Streamed {
     orders: Option<Sender<Order>>,
     thread: Option<JoinHandle<Result<(), MethodError>>>,
     buffers: BufferPool,
+    /// The thread takes no more packets; it has an error to tell.
+    ended: Arc<AtomicBool>,
 }
 
 impl Streamed {
     /// Starts the decoder thread of one channel.
     pub fn new(stream: impl PageStream, workshop: &Workshop) -> Result<Self, MethodError> {
-        let (send, receive) = bounded(workshop.packets);
+        let (send, queue) = bounded(workshop.packets);
+        let ended = Arc::new(AtomicBool::new(false));
         let decoder = Decoder {
-            orders: receive,
+            orders: Orders { queue, ended: Arc::clone(&ended) },
             stream,
             placement: Arc::clone(&workshop.placement),
             staging: Some(Staging::new()?),
@@ -58,6 +85,7 @@ impl Streamed {
             orders: Some(send),
             thread: Some(thread),
             buffers: BufferPool::new(workshop.packets),
+            ended,
         })
     }
 
@@ -92,6 +120,9 @@ impl Method for Streamed {
                 expected: MAX_PAYLOAD,
             });
         }
+        if self.ended.load(Ordering::Relaxed) {
+            return Err(self.why_ended());
+        }
         let mut buffer = self.buffers.take()?;
         payload.fill(buffer.payload_mut(payload.len()))?;
         self.send(Order::Packet { block: Arc::clone(block), pages: pages.to_vec(), buffer })
@@ -100,10 +131,7 @@ impl Method for Streamed {
     fn drain(&mut self) -> Result<(), MethodError> {
         let (reply, answer) = bounded(1);
         self.send(Order::Drain(reply))?;
-        match answer.recv() {
-            Ok(result) => result,
-            Err(_) => Err(self.why_ended()),
-        }
+        answer.recv().map_err(|_| self.why_ended())
     }
 }
 
@@ -118,7 +146,7 @@ impl Drop for Streamed {
 }
 
 struct Decoder<S> {
-    orders: Receiver<Order>,
+    orders: Orders,
     stream: S,
     placement: Arc<Placement>,
     staging: Option<Staging>,
@@ -127,12 +155,11 @@ struct Decoder<S> {
 impl<S: PageStream> Decoder<S> {
     /// Ends with the first error: the stream cannot be picked up after it.
     fn run(mut self) -> Result<(), MethodError> {
-        let orders = self.orders.clone();
-        for order in &orders {
+        while let Ok(order) = self.orders.queue.recv() {
             match order {
                 Order::Packet { block, pages, buffer } => self.packet(&block, &pages, &buffer)?,
                 // A channel that gave up no longer waits for the answer.
-                Order::Drain(reply) => drop(reply.send(Ok(()))),
+                Order::Drain(reply) => drop(reply.send(())),
             }
         }
         Ok(())

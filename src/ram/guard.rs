@@ -20,9 +20,10 @@ use super::primitive::{AtomicU64, Ordering, spin_loop, yield_now};
 /// Most entries of a table: enough for the words of 1 GiB side by side.
 const MOST_ENTRIES: u32 = 4096;
 
-/// A writer stores at most one packet; whoever holds a guard for this long is
-/// never coming back.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// A writer stores at most one packet, though one that reads it from a socket
+/// waits for its source as long as the socket's own deadline allows. Whoever
+/// holds a guard for longer than any of that is never coming back.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A guard that was never released.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -338,7 +338,10 @@ mod storage {
     use std::{io, ops::Deref, slice};
 
     use super::Pair;
-    use crate::ram::mapping::{HUGE_PAGE, Mapping};
+    use crate::{
+        ram::mapping::{HUGE_PAGE, Mapping, populate},
+        wire::PAGE_SIZE,
+    };
 
     /// From this size on the words are backed by huge pages: 64 faults would
     /// be the price of small ones. It is the map of a 4 GiB VM.
@@ -361,6 +364,13 @@ mod storage {
                 mapping.advise_huge(true);
                 mapping
             };
+            // Words are read before they are written. Reading absent memory
+            // maps the kernel's page of zeros there, and the write after it
+            // costs a copy and a TLB flush, which a bound device is told of.
+            // Kernels that cannot populate do without.
+            // SAFETY: the pages lie in the mapping made above.
+            let _ =
+                unsafe { populate(mapping.start().as_ptr(), bytes.next_multiple_of(PAGE_SIZE)) };
             Ok(Self { mapping, len })
         }
     }

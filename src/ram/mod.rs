@@ -12,7 +12,7 @@
 //!
 //! ```
 //! use std::sync::Arc;
-//! use multifd_qpl::ram::{InPlace, Landing, Lost, Placement, RamBlock, Staging, ZeroMode, zero_pages};
+//! use multifd_qpl::ram::{InPlace, Landing, Placement, RamBlock, Staging, ZeroMode, zero_pages};
 //!
 //! let placement = Placement::new(None)?;
 //! let block = Arc::new(RamBlock::anonymous("pc.ram", 16 << 20)?);

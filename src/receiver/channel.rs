@@ -14,6 +14,11 @@ use crate::{
     wire::{MethodId, Packet, PacketError, PacketKind, PageList},
 };
 
+/// Most packets looked at on a channel when the main stream is complete. A
+/// source has sent a few empty ones or a SYNC by then; whoever sends more has
+/// nothing to say.
+const TAIL: usize = 64;
+
 /// Reads a channel to its end. Its hello has been taken off already.
 pub fn run(shared: &Shared<'_>, id: u8, connection: Connection) -> Result<(), ReceiveError> {
     Channel {
@@ -25,6 +30,7 @@ pub fn run(shared: &Shared<'_>, id: u8, connection: Connection) -> Result<(), Re
         pages: Box::default(),
         syncs: 0,
         open_epoch: false,
+        tail: 0,
     }
     .run()
     .map_err(|error| error.on_channel(id))
@@ -41,18 +47,31 @@ struct Channel<'a> {
     syncs: u64,
     /// Pages came since the last SYNC.
     open_epoch: bool,
+    /// Packets taken since the main stream was complete.
+    tail: usize,
 }
 
 impl Channel<'_> {
     fn run(mut self) -> Result<(), ReceiveError> {
-        while self.packet()? {}
+        match self.packets() {
+            // A source whose migration fails closes its channels at any point:
+            // the main stream tells what that means.
+            Ok(()) => self.shared.session.epochs.leave(self.id, self.open_epoch),
+            // Whatever is wrong with pages behind the last mark, they should
+            // not be there.
+            Err(_) if self.open_epoch && self.shared.session.is_finished() => {
+                Err(ReceiveError::AfterLastMark)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn packets(&mut self) -> Result<(), ReceiveError> {
+        while self.tail < TAIL && self.packet()? {
+            self.tail += usize::from(self.shared.session.is_finished());
+        }
         if let Some(method) = &mut self.method {
             method.drain()?;
-        }
-        // A source whose migration fails closes its channels at any point;
-        // the main stream tells. Behind the last mark no page may come.
-        if self.shared.session.is_finished() && self.open_epoch {
-            return Err(ReceiveError::AfterLastMark);
         }
         Ok(())
     }
@@ -110,8 +129,8 @@ impl Channel<'_> {
                 method.drain()?;
             }
             self.syncs += 1;
+            self.shared.session.epochs.sync(self.id, self.open_epoch)?;
             self.open_epoch = false;
-            self.shared.session.epochs.sync(self.id)?;
         }
         Ok(true)
     }
@@ -135,7 +154,7 @@ impl Channel<'_> {
     ) -> Result<(), ReceiveError> {
         let method = match &mut self.method {
             Some(method) => method,
-            none => none.insert(method::open(id, &self.shared.workshop)?),
+            none => none.insert(method::open(id, self.shared.workshop)?),
         };
         let mut payload = FromConnection { connection: &mut self.connection, left: len };
         method.packet(block, self.pages.normal(), &mut payload)?;

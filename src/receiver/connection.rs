@@ -240,6 +240,9 @@ impl Connection {
         let count = parts.len().min(MAX_PARTS) as libc::c_int;
         let mut waited = Duration::ZERO;
         loop {
+            // Also where there is always something to read: a peer that never
+            // stops sending must not outlive the migration.
+            self.session.check()?;
             // SAFETY: the first `count` entries describe memory the caller
             // vouches for.
             let got = unsafe { libc::readv(self.fd.as_raw_fd(), vector.as_ptr(), count) };
@@ -253,17 +256,20 @@ impl Connection {
                 io::ErrorKind::WouldBlock => {}
                 _ => return Err(error),
             }
-            self.session.check()?;
-            if self.session.is_finished() && !self.to_the_end {
+            let finished = self.session.is_finished();
+            if finished && !self.to_the_end {
                 return Ok(Read::Finished);
             }
             let mut wait = [
                 PollFd::new(self.fd.as_fd(), PollFlags::POLLIN),
                 PollFd::new(self.session.stop_signal(), PollFlags::POLLIN),
             ];
+            // The stop signal stays up once the session is finished: who reads
+            // on then sleeps without it, and looks at each tick.
+            let wait = if finished { &mut wait[..1] } else { &mut wait[..] };
             let tick = self.patience.map_or(TICK, |patience| patience.min(TICK));
             let timeout = PollTimeout::try_from(tick).unwrap_or(PollTimeout::MAX);
-            if poll(&mut wait, timeout)? == 0 {
+            if poll(wait, timeout)? == 0 {
                 waited += tick;
                 self.session.check_quiet(waited, inside)?;
                 if self.patience.is_some_and(|patience| waited >= patience) {
@@ -279,6 +285,9 @@ impl Connection {
     /// Writes all of `bytes`.
     pub fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         let mut waited = Duration::ZERO;
+        // What is said after a failure is about it and has to be sent; anything
+        // else is of no interest once the session fails.
+        let had_failed = self.session.has_failed();
         while !bytes.is_empty() {
             // SAFETY: `bytes` is a live slice.
             let put = unsafe {
@@ -298,6 +307,9 @@ impl Connection {
             match error.kind() {
                 io::ErrorKind::Interrupted => {}
                 io::ErrorKind::WouldBlock => {
+                    if !had_failed {
+                        self.session.check()?;
+                    }
                     let mut wait = [PollFd::new(self.fd.as_fd(), PollFlags::POLLOUT)];
                     let timeout = PollTimeout::try_from(TICK).unwrap_or(PollTimeout::MAX);
                     if poll(&mut wait, timeout)? == 0 {

@@ -37,6 +37,13 @@ pub enum Source {
     Files(Vec<File>),
 }
 
+/// How long a connection that came too late may take to say what it is. A
+/// source's channel has said so long before.
+const SURPLUS_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Most connections looked at that came when all were there.
+const MAX_SURPLUS: usize = 16;
+
 /// What serves a channel.
 pub type Serve<'a> = dyn Fn(&Hello, Connection) -> Result<(), ReceiveError> + Sync + 'a;
 
@@ -114,10 +121,14 @@ impl<'a> Door<'a> {
         let session = &**self.session;
         while !(self.gate.is_complete() || session.has_failed() || session.is_finished()) {
             let mut wait = [
-                PollFd::new(listener.as_fd(), PollFlags::POLLIN),
                 PollFd::new(session.stop_signal(), PollFlags::POLLIN),
+                PollFd::new(listener.as_fd(), PollFlags::POLLIN),
             ];
-            if poll(&mut wait, PollTimeout::from(TICK_MS)).map_err(std::io::Error::from)? == 0 {
+            // When all are there, or a crowd of strangers is, whoever comes stays
+            // in the kernel's queue: until there is room, or `settle` looks at it.
+            let awaited = if self.gate.is_full() { 1 } else { 2 };
+            let timeout = PollTimeout::from(TICK_MS);
+            if poll(&mut wait[..awaited], timeout).map_err(std::io::Error::from)? == 0 {
                 // Waiting for a source to begin, strangers or not, has no end.
                 let (channels, main) = self.gate.present();
                 if channels + main > 0 && session.check_quiet(Duration::ZERO, false).is_err() {
@@ -126,13 +137,9 @@ impl<'a> Door<'a> {
                 continue;
             }
             let _guard = self.accepting.lock().unwrap_or_else(PoisonError::into_inner);
-            while let Some(fd) = listener.accept()? {
-                // A source drops out when a connection is refused; one too
-                // many comes from somebody else.
-                if self.gate.is_full() {
-                    tracing::warn!("closed a connection beyond the last channel");
-                    continue;
-                }
+            while !self.gate.is_full()
+                && let Some(fd) = listener.accept()?
+            {
                 self.gate.accepted();
                 self.admit(scope, fd, main);
             }
@@ -193,26 +200,48 @@ impl<'a> Door<'a> {
         }
     }
 
+    /// Looks at a connection that came when all were there. A further channel
+    /// means that the source has more of them than were expected here, and
+    /// their pages would be missed; a stranger does no harm.
+    fn examine_surplus(&self, fd: OwnedFd) -> Result<(), ReceiveError> {
+        let connection = self.connection(fd)?;
+        self.gate.accepted();
+        self.gate.enter(connection, SURPLUS_PATIENCE)?;
+        tracing::warn!("closed a connection beyond the last channel");
+        Ok(())
+    }
+
     /// Finds out how many channels there are. Called at main's first mark: all
     /// hellos were sent before it, so every channel is connected by now, if
     /// only in the kernel's queue.
     pub fn settle(&self) -> Result<usize, ReceiveError> {
         if let Some(listener) = &self.listener {
+            let mut surplus = 0;
             loop {
                 {
                     let _guard = self.accepting.lock().unwrap_or_else(PoisonError::into_inner);
                     let mut wait = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
                     let waiting =
                         poll(&mut wait, PollTimeout::ZERO).map_err(std::io::Error::from)?;
-                    if waiting == 0 || self.gate.is_complete() {
+                    if waiting == 0 {
                         break;
+                    }
+                    if self.gate.is_complete() {
+                        // A crowd of strangers must not hold up the migration.
+                        if surplus == MAX_SURPLUS {
+                            break;
+                        }
+                        surplus += 1;
+                        let Some(fd) = listener.accept()? else { break };
+                        self.examine_surplus(fd)?;
+                        continue;
                     }
                 }
                 self.session.check()?;
                 thread::sleep(Duration::from_millis(1));
             }
         }
-        let channels = self.gate.settle()?;
+        let channels = self.gate.settle(self.listener.is_none())?;
         self.session.epochs.set_channels(channels);
         Ok(channels)
     }

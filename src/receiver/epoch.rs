@@ -28,6 +28,10 @@ pub struct Epochs {
 struct State {
     /// SYNCs delivered, by channel id; grows as channels say hello.
     synced: Vec<u64>,
+    /// Channels that have ended: no SYNC will come from them any more.
+    ended: Vec<u8>,
+    /// A channel that ended with pages behind its last SYNC.
+    loose: Option<u8>,
     /// Number of channels, once it is known.
     channels: Option<usize>,
     /// Marks that main has passed.
@@ -54,9 +58,10 @@ impl Epochs {
         self.moved.notify_all();
     }
 
-    /// A channel's SYNC: all its pages so far are in guest memory. Returns
-    /// when main has reached the mark of this SYNC, or is finished.
-    pub fn sync(&self, channel: u8) -> Result<(), ReceiveError> {
+    /// A channel's SYNC: all its pages so far are in guest memory; `pages`
+    /// tells whether there were any since its last one. Returns when main has
+    /// reached the mark of this SYNC, or is finished.
+    pub fn sync(&self, channel: u8, pages: bool) -> Result<(), ReceiveError> {
         let mut state = self.lock();
         let index = usize::from(channel);
         if state.synced.len() <= index {
@@ -77,10 +82,31 @@ impl Epochs {
                 if mine > state.marks + 1 {
                     return Err(ReceiveError::SurplusSync { channel, marks: state.marks });
                 }
-                return Ok(());
+                return if pages { Err(ReceiveError::AfterLastMark) } else { Ok(()) };
             }
             state = self.wait(state);
         }
+    }
+
+    /// A channel has ended between two packets; `pages` tells whether there
+    /// were any since its last SYNC. Those of a finished migration are too many.
+    pub fn leave(&self, channel: u8, pages: bool) -> Result<(), ReceiveError> {
+        let mut state = self.lock();
+        state.ended.push(channel);
+        if pages {
+            if state.finished {
+                return Err(ReceiveError::AfterLastMark);
+            }
+            state.loose.get_or_insert(channel);
+        }
+        self.moved.notify_all();
+        Ok(())
+    }
+
+    /// A channel that had ended with pages behind its last SYNC before main was
+    /// finished.
+    pub fn loose_end(&self) -> Option<u8> {
+        self.lock().loose
     }
 
     /// Marks main has passed: 0 before the first.
@@ -88,7 +114,8 @@ impl Epochs {
         self.lock().marks
     }
 
-    /// Main's next mark: returns when every channel has delivered its SYNC.
+    /// Main's next mark: returns when every channel has delivered its SYNC, and
+    /// fails when one cannot any more.
     pub fn mark(&self) -> Result<(), ReceiveError> {
         let mut state = self.lock();
         let next = state.marks + 1;
@@ -102,6 +129,13 @@ impl Epochs {
                 state.marks = next;
                 self.moved.notify_all();
                 return Ok(());
+            }
+            let missing = |&&channel: &&u8| {
+                let synced = state.synced.get(usize::from(channel)).copied().unwrap_or(0);
+                synced < next
+            };
+            if let Some(&channel) = state.ended.iter().find(missing) {
+                return Err(ReceiveError::MissingSync { channel, mark: next });
             }
             state = self.wait(state);
         }
@@ -137,7 +171,7 @@ mod tests {
                 scope.spawn(move || {
                     for epoch in 0..50_u64 {
                         order.lock().unwrap().push((epoch, channel));
-                        epochs.sync(channel).unwrap();
+                        epochs.sync(channel, true).unwrap();
                     }
                 });
             }
@@ -156,8 +190,44 @@ mod tests {
         let epochs = Epochs::default();
         epochs.set_channels(1);
         epochs.finish();
-        assert!(epochs.sync(0).is_ok());
-        assert!(matches!(epochs.sync(0), Err(ReceiveError::SurplusSync { channel: 0, marks: 0 })));
+        assert!(epochs.sync(0, false).is_ok());
+        let second = epochs.sync(0, false);
+        assert!(matches!(second, Err(ReceiveError::SurplusSync { channel: 0, marks: 0 })));
+    }
+
+    #[test]
+    fn an_unpaired_sync_ends_no_pages() {
+        let epochs = Epochs::default();
+        epochs.set_channels(1);
+        epochs.finish();
+        assert!(matches!(epochs.sync(0, true), Err(ReceiveError::AfterLastMark)));
+    }
+
+    #[test]
+    fn a_mark_fails_when_a_channel_has_ended_without_its_sync() {
+        let epochs = Arc::new(Epochs::default());
+        epochs.set_channels(2);
+        thread::scope(|scope| {
+            let main = scope.spawn(|| epochs.mark());
+            let other = scope.spawn(|| epochs.sync(0, false));
+            epochs.leave(1, false).unwrap();
+            let outcome = main.join().unwrap();
+            assert!(matches!(outcome, Err(ReceiveError::MissingSync { channel: 1, mark: 1 })));
+            epochs.abort();
+            assert!(other.join().unwrap().is_err());
+        });
+    }
+
+    #[test]
+    fn pages_of_an_ended_channel_are_noticed_before_and_after_the_end() {
+        let epochs = Epochs::default();
+        epochs.set_channels(1);
+        epochs.leave(0, true).unwrap();
+        assert_eq!(epochs.loose_end(), Some(0));
+        let epochs = Epochs::default();
+        epochs.finish();
+        assert!(matches!(epochs.leave(0, true), Err(ReceiveError::AfterLastMark)));
+        assert!(epochs.leave(1, false).is_ok());
     }
 
     #[test]
@@ -165,7 +235,7 @@ mod tests {
         let epochs = Arc::new(Epochs::default());
         epochs.set_channels(2);
         thread::scope(|scope| {
-            let channel = scope.spawn(|| epochs.sync(0));
+            let channel = scope.spawn(|| epochs.sync(0, true));
             let main = scope.spawn(|| epochs.mark());
             epochs.abort();
             assert!(matches!(channel.join().unwrap(), Err(ReceiveError::Stopped)));

@@ -77,6 +77,16 @@ pub enum ReceiveError {
         /// Marks on the main stream.
         marks: u64,
     },
+    /// A channel ended where a SYNC was to come.
+    #[error(
+        "channel {channel} was closed before its SYNC for mark {mark}: the source failed or was cancelled"
+    )]
+    MissingSync {
+        /// Its id.
+        channel: u8,
+        /// The mark main has reached, counted from 1.
+        mark: u64,
+    },
     /// A FLUSH record from a source that marks by section.
     #[error("the main stream has a FLUSH record, but its START section had none")]
     UnexpectedFlush,
@@ -111,7 +121,9 @@ pub enum ReceiveError {
     #[error("channels or configuration carry different machine UUIDs: two sources are connected")]
     UuidDiffers,
     /// The set of connections did not become complete.
-    #[error("only {channels} channels and {main} main connection arrived before the time-out")]
+    #[error(
+        "not all connections came: {channels} channels and {main} of 1 main connection are here"
+    )]
     Incomplete {
         /// Channels that said hello.
         channels: usize,

@@ -12,6 +12,9 @@ use super::{
 };
 use crate::wire::{Hello, MAIN_MAGIC, MULTIFD_MAGIC};
 
+/// Most connections that may be undecided at a time: twice what a source opens.
+const MAX_UNKNOWN: usize = 512;
+
 /// What a connection turned out to be.
 pub enum Caller {
     /// The main connection; nothing of it is consumed.
@@ -64,14 +67,14 @@ impl Gate {
 
     /// Whether nobody is missing.
     pub fn is_complete(&self) -> bool {
-        let state = self.lock();
-        state.main && state.channels.is_some_and(|channels| state.ids.len() == channels)
+        self.lock().is_complete()
     }
 
-    /// Whether any more connections can be of use.
+    /// Whether no more connections are let in. Those that have not said what
+    /// they are take nobody's place: they may be anybody's.
     pub fn is_full(&self) -> bool {
         let state = self.lock();
-        state.unknown + state.ids.len() + usize::from(state.main) > state.channels.unwrap_or(256)
+        state.is_complete() || state.unknown >= MAX_UNKNOWN
     }
 
     /// Channels and main connections that have shown themselves.
@@ -136,21 +139,24 @@ impl Gate {
 
     /// Waits until no connection is unknown, then fixes the number of
     /// channels. All hellos were sent before main's first mark, so the
-    /// connections must all be accepted before this is called.
-    pub fn settle(&self) -> Result<usize, ReceiveError> {
+    /// connections must all be accepted before this is called. With `closed`
+    /// no more can come than are here.
+    pub fn settle(&self, closed: bool) -> Result<usize, ReceiveError> {
         let mut state = self.lock();
-        while state.unknown > 0 {
+        while state.unknown > 0 && !state.is_complete() {
             state = self.moved.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        if let Some(channels) = state.channels {
-            return Ok(channels);
-        }
         let found = state.ids.len();
-        if let Some(missing) = (0..found).find(|&id| !state.ids.contains(&(id as u8))) {
+        let channels = match state.channels {
+            Some(channels) if !closed => return Ok(channels),
+            Some(channels) => channels,
+            None => found,
+        };
+        if let Some(missing) = (0..channels).find(|&id| !state.ids.contains(&(id as u8))) {
             return Err(ReceiveError::MissingChannel { found, missing });
         }
-        state.channels = Some(found);
-        Ok(found)
+        state.channels = Some(channels);
+        Ok(channels)
     }
 
     /// Checks the UUID in the configuration against the channels'.
@@ -168,6 +174,10 @@ enum First {
 }
 
 impl State {
+    fn is_complete(&self) -> bool {
+        self.main && self.channels.is_some_and(|channels| self.ids.len() == channels)
+    }
+
     fn admit(&mut self, hello: &Hello) -> Result<(), ReceiveError> {
         if let Some(channels) = self.channels
             && usize::from(hello.id) >= channels

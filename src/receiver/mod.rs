@@ -247,6 +247,10 @@ impl Receiver {
             match outcome {
                 Ok(arrived) => {
                     session.finish();
+                    // Channels that end later see for themselves.
+                    if let Some(channel) = session.epochs.loose_end() {
+                        session.fail(ReceiveError::AfterLastMark.on_channel(channel));
+                    }
                     (Some(arrived), Some(connection))
                 }
                 Err(error) => {

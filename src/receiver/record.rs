@@ -5,7 +5,7 @@
 use std::{
     fs::File,
     io::{self, Write},
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
     thread,
 };
@@ -96,7 +96,7 @@ fn write(out: &mut File, path: &Path, bytes: &[u8]) -> Result<(), ReceiveError> 
 fn copy_channel(
     mut connection: Connection,
     out: &mut File,
-    path: &PathBuf,
+    path: &Path,
 ) -> Result<(), ReceiveError> {
     // Its own silence counts only once the whole migration is silent.
     connection.read_to_the_end();

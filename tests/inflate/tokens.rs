@@ -24,7 +24,7 @@ pub struct Writer {
 impl Writer {
     pub fn number(&mut self, value: u32, bits: u32) {
         for i in 0..bits {
-            if self.used % 8 == 0 {
+            if self.used.is_multiple_of(8) {
                 self.bytes.push(0);
             }
             *self.bytes.last_mut().unwrap() |= (((value >> i) & 1) as u8) << (self.used % 8);

@@ -194,13 +194,9 @@ pub fn qpl_payload(blocks: &[Vec<u8>]) -> Vec<u8> {
 
 /// One page as a raw DEFLATE stream, or as it is if that is not shorter.
 pub fn deflate(page: &Page) -> Vec<u8> {
-    let mut compressor = libdeflater::Compressor::new(libdeflater::CompressionLvl::fastest());
-    let mut out = vec![0; 4095];
-    match compressor.deflate_compress(page, &mut out) {
-        Ok(len) => {
-            out.truncate(len);
-            out
-        }
-        Err(_) => page.to_vec(),
-    }
+    let mut compressor = libdeflater::Compressor::new(libdeflater::CompressionLvl::default());
+    let mut out = vec![0; compressor.deflate_compress_bound(page.len())];
+    let len = compressor.deflate_compress(page, &mut out).expect("there is room");
+    out.truncate(len);
+    if len < page.len() { out } else { page.to_vec() }
 }

@@ -156,14 +156,15 @@ pub fn over(way: Way, migration: &Migration, options: Options) -> Result<Receive
         }
         receiver.receive(listener, &mut anonymous_block)
     };
-    for sender in senders {
-        sender.join().expect("a sender does not panic");
-    }
+    // Until here a source that listens has kept its ends open.
+    let ends: Vec<UnixStream> =
+        senders.into_iter().map(|sender| sender.join().expect("a sender does not panic")).collect();
+    drop(ends);
     received
 }
 
 /// Sends, and does not mind a receiver that has heard enough.
-fn send(to: OwnedFd, mut bytes: &[u8], late: bool, dribble: usize) {
+fn send(to: OwnedFd, mut bytes: &[u8], late: bool, dribble: usize) -> UnixStream {
     let mut to = UnixStream::from(to);
     if late {
         thread::sleep(HOLD_BACK);
@@ -174,13 +175,14 @@ fn send(to: OwnedFd, mut bytes: &[u8], late: bool, dribble: usize) {
         step = step % 7 + 1;
         let (now, rest) = bytes.split_at(step.min(bytes.len()));
         if to.write_all(now).is_err() {
-            return;
+            return to;
         }
         bytes = rest;
     }
     // The receiver may have failed, which is its own to tell.
     let _ = to.write_all(bytes);
     let _ = to.shutdown(Shutdown::Write);
+    to
 }
 
 /// A migration that the test sends itself, byte by byte.

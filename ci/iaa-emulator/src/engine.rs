@@ -128,6 +128,9 @@ fn spoiled(machine: &Machine, descriptor: &Descriptor, draw: &Draw) -> Outcome {
             Kind::Error(error).count();
             return Record::error(error).into();
         }
+        Some(Kind::FaultBofOn) if !descriptor.block_on_fault() => {
+            return injected_fault(descriptor, draw);
+        }
         other => other,
     };
     let mut outcome = run(descriptor, &machine.memory, machine.settings.max_transfer_size);
@@ -147,6 +150,10 @@ fn spoiled(machine: &Machine, descriptor: &Descriptor, draw: &Draw) -> Outcome {
             Kind::Flip.count();
             let bit = draw.random % (outcome.output.len() * 8);
             outcome.output[bit / 8] ^= 1 << (bit % 8);
+        }
+        Some(Kind::FaultBofOn) => {
+            Kind::FaultBofOn.count();
+            outcome.resolved += 1;
         }
         Some(Kind::WrongCrc) => {
             Kind::WrongCrc.count();

@@ -11,14 +11,26 @@ use std::time::Duration;
 use crate::counters::COUNTERS;
 
 /// The names of the kinds, as in a specification and in the report.
-pub const KINDS: [&str; 9] =
-    ["busy", "fault-bof-off", "status", "error", "short", "never", "late", "flip", "wrong-crc"];
+pub const KINDS: [&str; 10] = [
+    "busy",
+    "fault-bof-off",
+    "status",
+    "error",
+    "short",
+    "never",
+    "late",
+    "flip",
+    "wrong-crc",
+    "fault-bof-on",
+];
 
 /// One thing that goes wrong with a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// The first page of source or destination is reported as a fault with block on fault off.
     FaultBofOff,
+    /// A page fault that block on fault resolves: it costs `fault_us`. Where that is not allowed it is the one before.
+    FaultBofOn,
     /// The record has this status; nothing is written.
     Status(u8),
     /// The record has status 0x0a with this error number; nothing is written.
@@ -46,6 +58,7 @@ impl Kind {
             Kind::Late => 6,
             Kind::Flip => 7,
             Kind::WrongCrc => 8,
+            Kind::FaultBofOn => 9,
         }
     }
 
@@ -93,6 +106,7 @@ impl Injection {
                 Some(_) => return Err(format!("unknown injection {name:?}")),
                 None => match name {
                     "fault-bof-off" => Some(Kind::FaultBofOff),
+                    "fault-bof-on" => Some(Kind::FaultBofOn),
                     "short" => Some(Kind::Short),
                     "never" => Some(Kind::Never),
                     "late" => Some(Kind::Late),

@@ -102,6 +102,23 @@ fn faults_with_block_on_fault_off_are_tried_twice() {
 }
 
 #[test]
+fn faults_that_are_resolved_cost_time() {
+    scenario("faults_that_are_resolved_cost_time", "fault_us=3000", |client| {
+        let page = page(1);
+        let stream = stream(client, &page);
+        let mut job = hardware(client);
+        let mut output = vec![0; 4096];
+        client.inject("fault-bof-on=1");
+        let begun = Instant::now();
+        for _ in 0..10 {
+            assert_eq!(job.decompress(&stream, &mut output), (0, 4096));
+        }
+        assert!(begun.elapsed() >= Duration::from_millis(30));
+        assert_eq!(client.count("injected"), 10);
+    });
+}
+
+#[test]
 fn wrong_results_look_right() {
     scenario("wrong_results_look_right", "", |client| {
         let page = page(1);

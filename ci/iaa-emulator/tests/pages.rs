@@ -270,7 +270,7 @@ fn a_job_takes_as_long_as_is_asked() {
             }
         }
         // Two engines do two jobs at once and four in twice the time.
-        client.inject("delay-us=100000");
+        client.inject("delay-us=300000");
         let mut jobs: Vec<_> = (0..4).map(|_| (hardware(client), Mapping::new(4096))).collect();
         let begun = Instant::now();
         for (job, output) in &mut jobs {
@@ -281,6 +281,6 @@ fn a_job_takes_as_long_as_is_asked() {
             assert_eq!(job.wait(Duration::from_secs(30)), 0);
         }
         let taken = begun.elapsed();
-        assert!((190..390).contains(&taken.as_millis()), "{taken:?}");
+        assert!((590..1150).contains(&taken.as_millis()), "{taken:?}");
     });
 }

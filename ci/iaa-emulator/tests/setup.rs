@@ -101,6 +101,26 @@ fn a_child_is_refused() {
     });
 }
 
+/// A process that forks before it uses a device: parent and child have each their own.
+#[test]
+fn a_child_may_have_devices_of_its_own() {
+    scenario("a_child_may_have_devices_of_its_own", "", |client| {
+        // SAFETY: the child calls libqpl and ends; no other thread of this process holds a lock that it needs.
+        let child = unsafe { libc::fork() };
+        let done = status(client, -1);
+        if child == 0 {
+            let good = done == 0 && client.count("descriptors") == 1;
+            // SAFETY: ends the child at once.
+            unsafe { libc::_exit(i32::from(!good)) };
+        }
+        assert_eq!((done, client.count("descriptors")), (0, 1));
+        let mut status = 0;
+        // SAFETY: waits for the child, with room for its status.
+        assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+        assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0);
+    });
+}
+
 const CLIENT: &str = "IAA_EMULATOR_TEST_CLIENT";
 
 /// Not a test of its own: what `the_script_*` run as their command, knowing of nothing but libqpl.

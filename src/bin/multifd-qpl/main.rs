@@ -1,7 +1,9 @@
 //! multifd live migrations. One file per subcommand.
 
 mod args;
+mod bench;
 mod doctor;
+mod generate;
 mod output;
 mod progress;
 mod receive;
@@ -29,6 +31,8 @@ enum Command {
     Replay(replay::Args),
     Record(record::Args),
     Send(send::Args),
+    Generate(generate::Args),
+    Bench(bench::Args),
     Doctor(doctor::DoctorArgs),
 }
 
@@ -46,6 +50,8 @@ fn main() -> ExitCode {
         Command::Replay(args) => replay::run(args),
         Command::Record(args) => record::run(args),
         Command::Send(args) => send::run(args),
+        Command::Generate(args) => generate::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Doctor(args) => return doctor::run(args),
     };
     match result {

@@ -12,7 +12,7 @@ use std::{
 use multifd_qpl::{
     ram::RamBlock,
     receiver::{Address, Failed, ReceiveError, Received, Report, Status},
-    recording::{RecordingError, SendError},
+    recording::{GenerateError, RecordingError, SendError},
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::json;
@@ -49,6 +49,12 @@ pub enum Error {
     /// The recording is not one.
     #[error("{0}")]
     Recording(#[from] RecordingError),
+    /// No recording was made.
+    #[error("{0}")]
+    Generate(#[from] GenerateError),
+    /// A measurement could not be made.
+    #[error("{0}")]
+    Bench(String),
 }
 
 /// The receiver could not be set up: a report that says so, and the error.

@@ -52,7 +52,7 @@ pub enum PlacementError {
         /// The kernel's answer.
         source: io::Error,
     },
-    /// A page's write guard was not released in a minute.
+    /// A page's write guard was not released in five minutes.
     #[error("another writer holds on to pages of RAMBlock {block:?} and does not let go")]
     Stuck {
         /// Name of the block.

@@ -1,10 +1,12 @@
-//! What the kernel may answer to UFFDIO_COPY, played by a script.
+//! What the kernel may answer to UFFDIO_COPY, played by a script, and hosts that
+//! lack one thing or another.
 
-use std::{cell::RefCell, collections::VecDeque, io, str::FromStr};
+use std::{cell::RefCell, collections::VecDeque, io, str::FromStr, sync::Arc};
 
 use super::{
-    Policy,
+    InPlace, Landing, Placement, Policy, Staging,
     batch::Run,
+    measure::Host,
     report::Tally,
     run::place_run,
     uffd::{CopyPages, Uffd},
@@ -140,4 +142,63 @@ fn policies_have_names() {
     }
     let error = Policy::from_str("Place").unwrap_err();
     assert!(error.to_string().contains("populate"));
+}
+
+/// Places a few pages on a host that lacks what `uffd` and `populate` say.
+fn place_on(uffd: bool, populate: bool, choice: Option<Policy>) -> (Policy, String, Way) {
+    let refused = || io::Error::from_raw_os_error(libc::EPERM);
+    let host = Host {
+        uffd: if uffd { Uffd::open() } else { Err(refused()) },
+        populate: if populate { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EINVAL)) },
+    };
+    let placement = Placement::on(host, choice).unwrap();
+    let block = Arc::new(RamBlock::anonymous("b", 8 << 20).unwrap());
+    placement.attach(&block).unwrap();
+    let pages: Vec<u32> = (3..130).collect();
+    for in_place in [InPlace::Allowed, InPlace::Never] {
+        let staging = Staging::new().unwrap();
+        let landing = Landing::begin(&placement, &block, &pages, staging, in_place).unwrap();
+        for i in 0..landing.len() {
+            // SAFETY: a destination is a page of this landing alone.
+            unsafe { landing.destination(i).write_bytes(landing.page(i) as u8, PAGE_SIZE) };
+        }
+        landing.commit().unwrap();
+    }
+    for &page in &pages {
+        let mut bytes = [0; PAGE_SIZE];
+        block.read_page(page, &mut bytes).unwrap();
+        assert_eq!(bytes, [page as u8; PAGE_SIZE]);
+    }
+    (placement.policy(), placement.reason().to_owned(), placement.report().blocks[0].way)
+}
+
+#[test]
+fn a_host_without_userfaultfd_populates() {
+    let (policy, reason, way) = place_on(false, true, Some(Policy::Place));
+    assert!(matches!(policy, Policy::Populate | Policy::Fault), "{policy}");
+    assert!(matches!(way, Way::Populate | Way::Store), "{way:?}");
+    assert!(reason.starts_with("not place, because userfaultfd is not to be had"), "{reason}");
+    let (policy, reason, _) = place_on(false, true, None);
+    assert_ne!(policy, Policy::Place);
+    assert!(reason.contains("userfaultfd"), "{reason}");
+    let (policy, _, way) = place_on(false, true, Some(Policy::Huge));
+    assert!(policy != Policy::Huge || way == Way::HugePopulate, "{way:?}");
+}
+
+#[test]
+fn a_host_without_anything_faults() {
+    for choice in [None, Some(Policy::Place), Some(Policy::Populate), Some(Policy::Fault)] {
+        let (policy, reason, way) = place_on(false, false, choice);
+        assert_eq!((policy, way), (Policy::Fault, Way::Store), "{reason}");
+    }
+    let (_, reason, _) = place_on(false, false, Some(Policy::Populate));
+    assert!(reason.contains("it takes Linux 5.14"), "{reason}");
+}
+
+#[test]
+fn a_host_of_before_populate_still_places() {
+    let (policy, reason, _) = place_on(true, false, Some(Policy::Place));
+    assert!(policy == Policy::Place || Uffd::open().is_err(), "{reason}");
+    // Unlike on the host this runs on, huge pages are populated by stores.
+    place_on(true, false, Some(Policy::Huge));
 }

@@ -2,6 +2,9 @@
 
 use super::MainError;
 
+/// Bytes of a damaged name that an error shows.
+const SHOWN: usize = 32;
+
 /// Why a step came to no result.
 #[derive(Debug)]
 pub(super) enum Stop {
@@ -82,10 +85,15 @@ impl<'a> Cursor<'a> {
         let rest = self.input.get(self.at..).ok_or(Stop::More)?;
         let seen = &rest[..len.min(rest.len())];
         if len == 0 || !seen.iter().all(|b| (0x20..0x7f).contains(b)) {
-            return Err(MainError::Text { bytes: seen.escape_ascii().to_string() }.into());
+            return Err(not_text(seen));
         }
         let text = self.bytes(len)?;
-        std::str::from_utf8(text)
-            .map_err(|_| MainError::Text { bytes: text.escape_ascii().to_string() }.into())
+        std::str::from_utf8(text).map_err(|_| not_text(text))
     }
+}
+
+/// Shows enough of the bytes to recognise them, in a message that stays short.
+fn not_text(bytes: &[u8]) -> Stop {
+    let front = &bytes[..bytes.len().min(SHOWN)];
+    MainError::Text { bytes: front.escape_ascii().to_string() }.into()
 }

@@ -47,7 +47,8 @@ impl Corpus {
     /// a machine has none.
     fn text(pages: usize) -> Self {
         let text = |head: &[u8]| {
-            !head.is_empty() && head.iter().all(|&b| b == b'\n' || b == b'\t' || (b >= 32 && b != 127))
+            !head.is_empty()
+                && head.iter().all(|&b| b == b'\n' || b == b'\t' || (b >= 32 && b != 127))
         };
         let mut out = draw(pages, &["/usr/share", "/usr/include", "/etc", "/usr/lib"], text);
         if out.is_empty() {
@@ -118,14 +119,12 @@ fn list(folder: &Path, files: &mut Vec<std::path::PathBuf>, limit: usize) {
         if files.len() >= limit {
             return;
         }
-        match entry.file_type() {
-            Ok(kind) if kind.is_dir() => list(&entry.path(), files, limit),
-            Ok(kind) if kind.is_file() => {
-                if entry.metadata().is_ok_and(|m| m.len() >= PAGE as u64 && m.len() < 64 << 20) {
-                    files.push(entry.path());
-                }
-            }
-            _ => {}
+        let Ok(kind) = entry.file_type() else { continue };
+        let fits = |len| (PAGE as u64..64 << 20).contains(&len);
+        if kind.is_dir() {
+            list(&entry.path(), files, limit);
+        } else if kind.is_file() && entry.metadata().is_ok_and(|data| fits(data.len())) {
+            files.push(entry.path());
         }
     }
 }
