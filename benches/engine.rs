@@ -229,10 +229,10 @@ fn latency(delay: Duration) {
         };
         // SAFETY: both buffers live until the job is finished, below.
         unsafe { job.submit(&request) }.expect("an empty queue");
-        pace.reset();
         while job.look() == Look::Running {
             pace.pause();
         }
+        pace.end(1, 1);
     }
     let (wall, cpu) = (start.elapsed() / rounds, (thread_time() - cpu) / rounds);
     println!(

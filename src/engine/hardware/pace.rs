@@ -19,31 +19,40 @@ const PAUSES: u32 = 16;
 const FIRST_SLEEP: Duration = Duration::from_micros(10);
 /// Longest interval of sleep.
 const LONGEST_SLEEP: Duration = Duration::from_micros(500);
+/// Number of the sleep that is as long as [`LONGEST_SLEEP`].
+const LONGEST: u32 = 10;
 
 /// Waits longer each time it is asked to, until something happened.
 ///
-/// Learns whether eagerness pays: every wait that ends in sleep halves the rounds
-/// without sleep of the next, every other one doubles them. With many jobs in
-/// flight sleep costs no time, as the device has work meanwhile; and each look
-/// that finds nothing costs a microsecond of CPU time.
+/// Learns from each wait. One that ends in sleep halves the rounds without sleep
+/// of the next, every other one doubles them. And where sleep brings few of many
+/// jobs, the next begins with a longer interval: with many jobs in flight sleep
+/// costs no time, as the device has work meanwhile, while every look at all of
+/// them costs a microsecond or more of CPU time.
 #[derive(Debug)]
 pub struct Pace {
     round: u32,
     eager: u32,
+    sleep: u32,
     waits: u32,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { round: 0, eager: EAGER, waits: 0 }
+        Self { round: 0, eager: EAGER, sleep: 0, waits: 0 }
     }
 }
 
 impl Pace {
-    /// A wait is over: the next begins with short intervals again.
-    pub fn reset(&mut self) {
+    /// A wait is over, and of so many jobs so many were found finished.
+    pub fn end(&mut self, found: usize, of: usize) {
         let slept = self.round > self.eager;
         self.eager = if slept { self.eager / 2 } else { self.eager * 2 }.clamp(1, EAGER);
+        if !slept || found * 4 >= of {
+            self.sleep /= 2;
+        } else if found * 16 < of {
+            self.sleep = (self.sleep + 1).min(LONGEST);
+        }
         self.round = 0;
         self.waits += 1;
         if self.waits == TRY_AGAIN {
@@ -62,7 +71,7 @@ impl Pace {
         } else if round < self.eager {
             thread::yield_now();
         } else {
-            thread::sleep(sleep_after(round - self.eager));
+            thread::sleep(sleep_after(self.sleep + round - self.eager));
         }
     }
 }
@@ -84,15 +93,15 @@ mod tests {
             for _ in 0..=pace.eager {
                 pace.pause();
             }
-            pace.reset();
+            pace.end(1, 1);
             assert_eq!(pace.eager, expected);
         }
         pace.pause();
-        pace.reset();
+        pace.end(1, 1);
         assert_eq!(pace.eager, 2);
         for _ in 7..TRY_AGAIN {
             pace.round = 1000;
-            pace.reset();
+            pace.end(1, 1);
         }
         assert_eq!(pace.eager, EAGER);
     }
@@ -103,6 +112,23 @@ mod tests {
         for n in 0..100 {
             assert!(sleep_after(n) <= sleep_after(n + 1));
         }
+        assert!(sleep_after(LONGEST - 1) < LONGEST_SLEEP);
+        assert_eq!(sleep_after(LONGEST), LONGEST_SLEEP);
         assert_eq!(sleep_after(u32::MAX), LONGEST_SLEEP);
+    }
+
+    #[test]
+    fn sleep_lasts_until_there_is_something_to_do() {
+        let mut pace = Pace::default();
+        for expected in [1, 2, 3] {
+            pace.round = 1000;
+            pace.end(1, 64);
+            assert_eq!(pace.sleep, expected);
+        }
+        pace.round = 1000;
+        pace.end(8, 64);
+        assert_eq!(pace.sleep, 3);
+        pace.end(8, 64);
+        assert_eq!(pace.sleep, 1, "no sleep was needed");
     }
 }

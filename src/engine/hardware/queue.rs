@@ -251,10 +251,15 @@ impl HardwareQueue {
 
     /// Waits until some job is finished or overdue, if any is running.
     fn wait(&mut self) -> Result<(), EngineError> {
-        self.pace.reset();
-        while !self.running.is_empty() && self.look_at_all()? == 0 {
-            self.clock = Instant::now();
-            if self.expire()? > 0 {
+        let running = self.running.len();
+        while !self.running.is_empty() {
+            let mut ended = self.look_at_all()?;
+            if ended == 0 {
+                self.clock = Instant::now();
+                ended = self.expire()?;
+            }
+            if ended > 0 {
+                self.pace.end(ended, running);
                 break;
             }
             self.pace.pause();
