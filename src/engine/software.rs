@@ -9,6 +9,7 @@ use std::{
     fmt,
     num::NonZeroUsize,
     ops::Range,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -22,7 +23,7 @@ use super::{Engine, EngineError, EngineReport, PagePacket, PageQueue};
 use crate::{
     inflate::{self, InflateError},
     ram::{InPlace, Landing, Placement, Staging},
-    wire::PAGE_SIZE,
+    wire::{MAX_PACKET_PAGES, PAGE_SIZE},
 };
 
 /// Pages a worker takes at a time: 128 KiB of staging, which stays in a core's
@@ -56,6 +57,7 @@ pub type MakeDecoder = dyn Fn() -> Result<Box<dyn PageDecoder>, EngineError> + S
 pub struct SoftwareEngine {
     chunks: Option<Sender<Chunk>>,
     workers: Vec<JoinHandle<()>>,
+    placement: Arc<Placement>,
     counters: Arc<Counters>,
     name: &'static str,
     reason: String,
@@ -111,6 +113,7 @@ impl SoftwareEngine {
         let mut engine = Self {
             chunks: Some(send),
             workers: Vec::with_capacity(workers.get()),
+            placement: Arc::clone(&placement),
             counters,
             name,
             reason: reason.into(),
@@ -137,6 +140,7 @@ impl Engine for SoftwareEngine {
     fn open(&self) -> Result<Box<dyn PageQueue>, EngineError> {
         Ok(Box::new(SoftwareQueue {
             chunks: self.chunks.clone().ok_or(EngineError::Stopped)?,
+            placement: Arc::clone(&self.placement),
             progress: Arc::new(Progress::default()),
             counters: Arc::clone(&self.counters),
         }))
@@ -209,6 +213,7 @@ impl Drop for Open {
 
 struct SoftwareQueue {
     chunks: Sender<Chunk>,
+    placement: Arc<Placement>,
     progress: Arc<Progress>,
     counters: Arc<Counters>,
 }
@@ -216,6 +221,11 @@ struct SoftwareQueue {
 impl PageQueue for SoftwareQueue {
     fn submit(&mut self, packet: PagePacket) -> Result<(), EngineError> {
         let pages = packet.jobs.len();
+        let mut indices = [0; MAX_PACKET_PAGES];
+        for (index, job) in indices.iter_mut().zip(&packet.jobs) {
+            *index = job.page;
+        }
+        self.placement.foresee(&packet.block, &indices[..pages.min(MAX_PACKET_PAGES)]);
         let packet = Arc::new(packet);
         {
             let mut state = self.progress.lock();
@@ -263,7 +273,10 @@ impl Worker {
             let pages = chunk.jobs.len() as u64;
             let mut open =
                 Open { progress: Arc::clone(&chunk.progress), outcome: Err(EngineError::Stopped) };
-            open.outcome = self.chunk(&chunk);
+            // A decoder that panics costs the migration and not the worker:
+            // chunks that are queued already must still find somebody.
+            let work = AssertUnwindSafe(|| self.chunk(&chunk));
+            open.outcome = catch_unwind(work).unwrap_or(Err(EngineError::Stopped));
             self.counters.in_flight.fetch_sub(pages, Ordering::Relaxed);
             // The payload goes back to its pool before the channel is told.
             drop(chunk);

@@ -54,6 +54,7 @@ impl Method for None {
         if payload.len() != expected {
             return Err(MethodError::Length { pages: pages.len(), len: payload.len(), expected });
         }
+        self.placement.foresee(block, pages);
         for chunk in pages.chunks(CHUNK) {
             let staging = match self.staging.take() {
                 Some(staging) => staging,

@@ -83,6 +83,7 @@ impl Main<'_> {
             main: self,
             mode: SyncMode::Unknown,
             marks: 0,
+            open_epoch: false,
             channels: 0,
             machine: None,
             early: Vec::new(),
@@ -100,6 +101,8 @@ struct Reader<'a> {
     main: Main<'a>,
     mode: SyncMode,
     marks: u64,
+    /// Page records came since the last mark.
+    open_epoch: bool,
     channels: usize,
     machine: Option<Configuration>,
     early: Vec<EarlyDevice>,
@@ -148,6 +151,7 @@ impl Reader<'_> {
                         self.main.shared.place(&mut self.pages)?;
                         self.pages.block = block;
                     }
+                    self.open_epoch = true;
                     self.pages.pages.push(page);
                     self.pages.bytes.extend_from_slice(data);
                     self.main.connection.consume(used);
@@ -163,6 +167,9 @@ impl Reader<'_> {
                 Event::End(devices) => {
                     self.main.connection.consume(used);
                     self.flush()?;
+                    if self.channels > 0 && self.open_epoch {
+                        return Err(ReceiveError::AfterLastMark);
+                    }
                     return Ok(devices);
                 }
                 Event::BlocksEnd => {
@@ -287,6 +294,7 @@ impl Reader<'_> {
             self.main.shared.session.epochs.mark()?;
         }
         self.marks += 1;
+        self.open_epoch = false;
         Ok(())
     }
 
@@ -299,6 +307,7 @@ impl Reader<'_> {
             self.zero.block = block;
         }
         self.zero.pages.push(page);
+        self.open_epoch = true;
         Ok(())
     }
 

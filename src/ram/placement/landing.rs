@@ -89,9 +89,7 @@ impl Landing {
             moved: Vec::new(),
             tally: Tally::default(),
         };
-        if landing.way.is_huge() {
-            landing.decide_regions();
-        }
+        placement.decide_regions(block, landing.way, landing.batch.sorted());
         if in_place == InPlace::Allowed && landing.way != Way::Pwrite {
             landing.claim()?;
         }
@@ -207,24 +205,6 @@ impl Landing {
         }
         // Only `commit` and `quarantine`, which end the value, take it out.
         self.staging.as_ref().map_or(std::ptr::null_mut(), |staging| staging.page_ptr(position))
-    }
-
-    fn decide_regions(&self) {
-        let Some(regions) = self.block.regions.get() else { return };
-        regions.decide(self.batch.sorted(), |pages| {
-            let len = pages.len() * PAGE_SIZE;
-            // SAFETY: the region lies whole in the block (`Regions` has no
-            // others to give), and the advice changes no content.
-            let answer = unsafe {
-                libc::madvise(self.block.page(pages.start).cast(), len, libc::MADV_HUGEPAGE)
-            };
-            // The kernel does not place huge pages: these are faulted in.
-            let free = || match (&self.placement.uffd, self.way) {
-                (Some(uffd), Way::Huge) => uffd.unregister(self.block.page(pages.start), len),
-                _ => true,
-            };
-            answer == 0 && free()
-        });
     }
 
     /// Takes the guards that are free and hands the pages out for writing in

@@ -50,6 +50,8 @@ pub use self::{
     way::Way,
     zero::{ZeroCounts, ZeroMode, zero_pages},
 };
+use crate::wire::{MAX_PACKET_PAGES, PAGE_SIZE};
+
 use self::{huge::Regions, measure::Host, report::Counters, uffd::Uffd};
 use super::{
     block::{Initial, RamBlock},
@@ -198,6 +200,38 @@ impl Placement {
             // Fails only for memory that its owner has unmapped.
             uffd.unregister(block.as_ptr(), block.used_length() as usize);
         }
+    }
+
+    /// Looks at all pages of a packet before it is cut into landings: only a
+    /// whole packet shows whether the memory around it is dense. The pages
+    /// come in any order; outside of the block they are ignored.
+    pub fn foresee(&self, block: &RamBlock, pages: &[u32]) {
+        let way = self.way_of(block);
+        if way.is_huge() {
+            let mut sorted = [0; MAX_PACKET_PAGES];
+            let count = pages.len().min(MAX_PACKET_PAGES);
+            sorted[..count].copy_from_slice(&pages[..count]);
+            sorted[..count].sort_unstable();
+            self.decide_regions(block, way, &sorted[..count]);
+        }
+    }
+
+    /// Makes regions that turn out dense ready for huge pages.
+    fn decide_regions(&self, block: &RamBlock, way: Way, sorted: &[u32]) {
+        let Some(regions) = block.regions.get().filter(|_| way.is_huge()) else { return };
+        regions.decide(sorted, |pages| {
+            let start = block.page(pages.start);
+            let len = pages.len() * PAGE_SIZE;
+            // SAFETY: the region lies whole in the block (`Regions` has no
+            // others to give), and the advice changes no content.
+            let answer = unsafe { libc::madvise(start.cast(), len, libc::MADV_HUGEPAGE) };
+            // The kernel does not place huge pages: these are faulted in.
+            let free = || match (&self.uffd, way) {
+                (Some(uffd), Way::Huge) => uffd.unregister(start, len),
+                _ => true,
+            };
+            answer == 0 && free()
+        });
     }
 
     /// What happened so far.
