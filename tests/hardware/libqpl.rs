@@ -1,16 +1,21 @@
-//! The real libqpl on its hardware path: a device where the host has one, or
-//! the software devices of `ci/with-iaa-emulator`:
+//! The real libqpl on its hardware path, with the software devices of
+//! `ci/with-iaa-emulator`.
+//!
+//! libqpl looks for devices once in a process, so each set of faults is a
+//! process of its own: [`emulated_devices`] starts this program again for each,
+//! with the ignored tests. By hand, also on a real device:
 //!
 //! ```text
-//! ci/with-iaa-emulator -- cargo test --test hardware libqpl
-//! ci/with-iaa-emulator --inject never=0.01,flip=0.1 -- cargo test --test hardware libqpl
+//! cargo test --test hardware libqpl -- --ignored
+//! ci/with-iaa-emulator --inject never=0.01,flip=0.1 -- cargo test --test hardware libqpl -- --ignored
 //! ```
 //!
-//! Without either these tests say that they were skipped. With
-//! `MULTIFD_QPL_REQUIRE_IAA=1` that is a failure; with
-//! `MULTIFD_QPL_CLEAN_IAA=1` so is every page that the device did not do.
+//! Without libqpl (`QPL_LIBRARY`) and the built devices (`IAA_EMULATOR_LIBRARY`)
+//! these tests say that they were skipped. With `MULTIFD_QPL_REQUIRE_IAA=1` that
+//! is a failure; with `MULTIFD_QPL_CLEAN_IAA=1` so is every page that the device
+//! did not do.
 
-use std::{env, num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{env, num::NonZeroUsize, process::Command, sync::Arc, time::Duration};
 
 use multifd_qpl::engine::{
     Engine, EngineError,
@@ -61,6 +66,7 @@ fn send(guest: &mut Guest, engine: &HardwareEngine) {
 }
 
 #[test]
+#[ignore = "needs a device; emulated_devices runs it with emulated ones"]
 fn pages_go_through_the_device() {
     for (numa, jobs) in [(Numa::Any, 64), (Numa::ThreadNode, 7)] {
         let mut guest = Guest::new(2000);
@@ -73,6 +79,7 @@ fn pages_go_through_the_device() {
 
 /// Also with a device that would fail the probe.
 #[test]
+#[ignore = "needs a device; emulated_devices runs it with emulated ones"]
 fn no_page_is_lost_whatever_the_device_does() {
     let Ok(library) = Library::open() else {
         eprintln!("SKIPPED: there is no libqpl");
@@ -86,6 +93,7 @@ fn no_page_is_lost_whatever_the_device_does() {
 }
 
 #[test]
+#[ignore = "needs a device; emulated_devices runs it with emulated ones"]
 fn pages_that_are_present_are_written_directly() {
     let mut guest = Guest::new(500);
     let options = Options { direct: true, ..options() };
@@ -115,4 +123,38 @@ fn pages_go_through_libqpls_software() {
     assert_eq!((report.pages, report.raw), (sent.compressed, sent.raw));
     assert!(report.reason.starts_with("libqpl "), "{}", report.reason);
     guest.check();
+}
+
+#[test]
+fn emulated_devices() {
+    if env::var_os("QPL_LIBRARY").is_none() || env::var_os("IAA_EMULATOR_LIBRARY").is_none() {
+        assert!(
+            !is_set("MULTIFD_QPL_REQUIRE_IAA"),
+            "QPL_LIBRARY and IAA_EMULATOR_LIBRARY have to name libqpl and the emulated devices"
+        );
+        eprintln!("SKIPPED: QPL_LIBRARY or IAA_EMULATOR_LIBRARY is not set");
+        return;
+    }
+    for faults in [
+        "",
+        "busy=0.1",
+        "fault-bof-off=0.1",
+        "status:0x84=1",
+        "never=0.01",
+        "late=0.01,late-ms=400",
+        "busy=0.02,status:0x84=0.02,short=0.02,never=0.02,flip=0.02,late=0.02",
+    ] {
+        let clean = if faults.is_empty() { "1" } else { "0" };
+        // Where every job fails the probe finds no device, and rightly so.
+        let required = if faults.ends_with("=1") { "0" } else { "1" };
+        let status = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/ci/with-iaa-emulator"))
+            .args(["--inject", if faults.is_empty() { "busy=0" } else { faults }, "--"])
+            .arg(env::current_exe().unwrap())
+            .args(["libqpl::", "--ignored", "--test-threads=1"])
+            .env("MULTIFD_QPL_CLEAN_IAA", clean)
+            .env("MULTIFD_QPL_REQUIRE_IAA", required)
+            .status()
+            .unwrap();
+        assert!(status.success(), "with {faults:?}: {status}");
+    }
 }
