@@ -97,6 +97,7 @@ fn a_page_sent_again_wins_over_a_slow_copy_of_the_epoch_before() {
         live.channels[1].write_all(&fast.bytes).unwrap();
         live.channels[0].write_all(&slow[..cut]).unwrap();
         live.wait_for_bytes((rounds(2).bytes.len() + fast.bytes.len().min(4000) + cut) as u64);
+        live.wait_for_marks(1);
         assert_eq!(live.progress.marks(), 1, "{method}: a mark went past pages on the way");
         live.channels[0].write_all(&slow[cut..]).unwrap();
         let received = live.outcome().0.expect("a good migration");
@@ -156,6 +157,7 @@ fn data_waits_for_the_zero_records_of_the_epoch_before() {
         live.main.write_all(&main[..head]).unwrap();
         live.channels[0].write_all(&channel.bytes).unwrap();
         live.wait_for_bytes((head + 3000) as u64);
+        live.wait_for_marks(1);
         assert_eq!(live.progress.marks(), 1);
         live.main.write_all(&main[head..]).unwrap();
         let received = live.outcome().0.expect("a good migration");
