@@ -6,7 +6,7 @@
 //! | [`none`](none::None) | the pages as they are | read straight into place |
 //! | [`zlib`](zlib::Zlib) | a piece of one endless zlib stream per channel | on a thread per channel |
 //! | [`zstd`](zstd::Zstd) | a piece of one endless zstd frame per channel | on a thread per channel |
-//! | [`qpl`](qpl::Qpl) | one raw DEFLATE block per page | by an [`Engine`](crate::engine::Engine) |
+//! | [`qpl`](qpl::Qpl) | one raw DEFLATE block per page | by an [`Engine`] |
 //!
 //! `uadk` and `qatzip` exist on the wire and are refused by name.
 

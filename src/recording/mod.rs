@@ -15,9 +15,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use generate::{
-    GenerateError, GenerateOptions, Generated, Pattern, UnknownPattern, generate,
-};
+pub use generate::{GenerateError, GenerateOptions, Generated, Pattern, UnknownPattern, generate};
 pub use send::{SendError, Sent, send};
 pub use writer::{RecordingWriter, WriteError};
 

@@ -27,12 +27,12 @@ const EXIT_CODES: &str = "Exit codes: 0 received (or done), 1 failed, 2 wrong us
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Receive(receive::Args),
-    Replay(replay::Args),
+    Receive(Box<receive::Args>),
+    Replay(Box<replay::Args>),
     Record(record::Args),
     Send(send::Args),
     Generate(generate::Args),
-    Bench(bench::Args),
+    Bench(Box<bench::Args>),
     Doctor(doctor::DoctorArgs),
 }
 
@@ -46,12 +46,12 @@ fn main() -> ExitCode {
         .without_time()
         .init();
     let result = match Cli::parse().command {
-        Command::Receive(args) => receive::run(args),
-        Command::Replay(args) => replay::run(args),
+        Command::Receive(args) => receive::run(*args),
+        Command::Replay(args) => replay::run(*args),
         Command::Record(args) => record::run(args),
         Command::Send(args) => send::run(args),
         Command::Generate(args) => generate::run(args),
-        Command::Bench(args) => bench::run(args),
+        Command::Bench(args) => bench::run(*args),
         Command::Doctor(args) => return doctor::run(args),
     };
     match result {

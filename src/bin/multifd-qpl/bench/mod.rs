@@ -133,7 +133,7 @@ fn selected(args: &Args) -> Vec<Case> {
     }
     let mut cases = Case::all(args.size, args.full_data.unwrap_or_else(host::half_of_memory));
     if !args.cases.is_empty() {
-        cases.retain(|case| args.cases.iter().any(|name| *name == case.name));
+        cases.retain(|case| args.cases.contains(&case.name));
     }
     cases
 }
