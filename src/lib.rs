@@ -28,3 +28,8 @@ pub mod ram;
 pub mod receiver;
 pub mod recording;
 pub mod wire;
+
+/// Compiles the examples of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -34,9 +34,15 @@ fn zlib(block: &[u8]) -> Option<Vec<u8>> {
         let result = z::inflate(&mut stream, z::Z_FINISH);
         z::inflateEnd(&mut stream);
         page.truncate(PAGE);
-        (result == z::Z_STREAM_END && stream.avail_in == 0 && stream.avail_out == 1)
-            .then_some(page)
+        (result == z::Z_STREAM_END && stream.avail_in == 0 && stream.avail_out == 1).then_some(page)
     }
+}
+
+/// The same answer. A damaged block may be cut off as well; then a decoder that
+/// looks at a code and its extra bits in one go may see the end first.
+fn same(a: &Result<(), InflateError>, b: &Result<(), InflateError>) -> bool {
+    let cut = |result: &Result<(), InflateError>| *result == Err(InflateError::InputTruncated);
+    a == b || (a.is_err() && b.is_err() && (cut(a) || cut(b)))
 }
 
 /// Behind every page lies a strip that must stay as it is.
@@ -74,7 +80,11 @@ fuzz_target!(|input: &[u8]| {
             }
             if decoder.kind() != Kind::Libdeflate {
                 let results: Vec<_> = jobs.iter().map(|job| job.result).collect();
-                assert_eq!(*agreed.get_or_insert_with(|| results.clone()), results);
+                let agreed = agreed.get_or_insert_with(|| results.clone());
+                assert!(
+                    agreed.iter().zip(&results).all(|(a, b)| same(a, b)),
+                    "{agreed:?} {results:?}"
+                );
             }
         }
     });
