@@ -238,11 +238,6 @@ impl Payload for FromMemory {
         self.left
     }
 
-    fn fill(&mut self, buffer: &mut [u8]) -> io::Result<()> {
-        // SAFETY: the part is a slice that we hold mutably.
-        unsafe { self.fill_parts(&[(buffer.as_mut_ptr(), buffer.len())]) }
-    }
-
     unsafe fn fill_parts(&mut self, parts: &[(*mut u8, usize)]) -> io::Result<()> {
         for &(to, count) in parts {
             if count > self.left {
@@ -271,11 +266,6 @@ struct FromCallback {
 impl Payload for FromCallback {
     fn len(&self) -> usize {
         self.left
-    }
-
-    fn fill(&mut self, buffer: &mut [u8]) -> io::Result<()> {
-        // SAFETY: the part is a slice that we hold mutably.
-        unsafe { self.fill_parts(&[(buffer.as_mut_ptr(), buffer.len())]) }
     }
 
     unsafe fn fill_parts(&mut self, parts: &[(*mut u8, usize)]) -> io::Result<()> {

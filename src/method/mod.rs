@@ -21,9 +21,9 @@ use std::{io, num::NonZeroUsize, sync::Arc, thread};
 pub use stream::{PageStream, Streamed};
 
 use crate::{
-    engine::{Engine, EngineChoice, EngineError, hardware},
+    engine::{Engine, EngineChoice, EngineError, PacketBuffer, hardware},
     ram::{Placement, PlacementError, RamBlock},
-    wire::{MethodId, qpl::QplError},
+    wire::{MAX_PAYLOAD, MethodId, qpl::QplError},
 };
 
 /// Where the payload of the packet at hand comes from. Whatever a method does
@@ -38,7 +38,10 @@ pub trait Payload {
     }
 
     /// Fills `buffer` with the payload's next bytes.
-    fn fill(&mut self, buffer: &mut [u8]) -> io::Result<()>;
+    fn fill(&mut self, buffer: &mut [u8]) -> io::Result<()> {
+        // SAFETY: the one part is the whole of a slice that is held mutably.
+        unsafe { self.fill_parts(&[(buffer.as_mut_ptr(), buffer.len())]) }
+    }
 
     /// Fills memory that is not a Rust reference, part after part, with the
     /// payload's next bytes.
@@ -96,6 +99,21 @@ impl Workshop {
         let packets = (workers.get() + 1).min(share).clamp(2, 8);
         Self { placement, engine, packets }
     }
+}
+
+/// Reads a whole payload into a packet buffer.
+fn read_payload(
+    payload: &mut dyn Payload,
+    pages: usize,
+    take: impl FnOnce() -> Result<PacketBuffer, EngineError>,
+) -> Result<PacketBuffer, MethodError> {
+    let len = payload.len();
+    if len > MAX_PAYLOAD {
+        return Err(MethodError::Length { pages, len, expected: MAX_PAYLOAD });
+    }
+    let mut buffer = take()?;
+    payload.fill(buffer.payload_mut(len))?;
+    Ok(buffer)
 }
 
 /// Sets up `method` for one channel.

@@ -6,11 +6,11 @@
 
 use std::sync::Arc;
 
-use super::{Method, MethodError, Payload, Workshop};
+use super::{Method, MethodError, Payload, Workshop, read_payload};
 use crate::{
     engine::{BufferPool, PageJob, PagePacket, PageQueue},
     ram::RamBlock,
-    wire::{self, MAX_PACKET_PAGES, MAX_PAYLOAD, qpl::QplBlock},
+    wire::{self, MAX_PACKET_PAGES, qpl::QplBlock},
 };
 
 /// Method qpl on one channel.
@@ -45,15 +45,7 @@ impl Method for Qpl {
         pages: &[u32],
         payload: &mut dyn Payload,
     ) -> Result<(), MethodError> {
-        if payload.len() > MAX_PAYLOAD {
-            return Err(MethodError::Length {
-                pages: pages.len(),
-                len: payload.len(),
-                expected: MAX_PAYLOAD,
-            });
-        }
-        let mut buffer = self.queue.buffer(&mut self.buffers)?;
-        payload.fill(buffer.payload_mut(payload.len()))?;
+        let buffer = read_payload(payload, pages.len(), || self.queue.buffer(&mut self.buffers))?;
         wire::qpl::read_lengths(buffer.payload(), pages.len(), &mut self.blocks)?;
         let jobs = pages
             .iter()

@@ -16,21 +16,42 @@ use std::{
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::{Method, MethodError, Payload, Workshop};
+use super::{Method, MethodError, Payload, Workshop, read_payload};
 use crate::{
     engine::{BufferPool, PacketBuffer},
     ram::{InPlace, Landing, Placement, RamBlock, Staging},
-    wire::{MAX_PAYLOAD, PAGE_SIZE},
+    wire::{MethodId, PAGE_SIZE},
 };
 
 /// The decoder of an endless stream.
 pub trait PageStream: Send + 'static {
-    /// Decodes the next page of a packet from the front of `input`, which
-    /// loses what was used.
-    fn page(&mut self, input: &mut &[u8], page: &mut [u8; PAGE_SIZE]) -> Result<(), MethodError>;
+    /// The method, for messages.
+    const METHOD: MethodId;
+    /// One call of the decoder: takes what it uses off the front of `input`
+    /// and answers how many bytes came out.
+    fn step(&mut self, input: &mut &[u8], out: &mut [u8]) -> Result<usize, MethodError>;
     /// Ends a packet after its last page: takes in what is left of `input`,
     /// and fails if that is more than the stream's own flush marks.
     fn end(&mut self, input: &mut &[u8]) -> Result<(), MethodError>;
+
+    /// Decodes the next page of a packet from the front of `input`.
+    fn page(&mut self, input: &mut &[u8], page: &mut [u8; PAGE_SIZE]) -> Result<(), MethodError> {
+        let mut done = 0;
+        while done < PAGE_SIZE {
+            let before = input.len();
+            let made = self.step(input, &mut page[done..])?;
+            if made == 0 && input.len() == before {
+                return Err(Self::damaged("a packet holds fewer bytes than its pages need"));
+            }
+            done += made;
+        }
+        Ok(())
+    }
+
+    /// The error for a stream that is not what a source can have sent.
+    fn damaged(reason: impl Into<String>) -> MethodError {
+        MethodError::Stream { method: Self::METHOD, reason: reason.into() }
+    }
 }
 
 /// What the channel tells its decoder thread.
@@ -113,18 +134,10 @@ impl Method for Streamed {
         pages: &[u32],
         payload: &mut dyn Payload,
     ) -> Result<(), MethodError> {
-        if payload.len() > MAX_PAYLOAD {
-            return Err(MethodError::Length {
-                pages: pages.len(),
-                len: payload.len(),
-                expected: MAX_PAYLOAD,
-            });
-        }
         if self.ended.load(Ordering::Relaxed) {
             return Err(self.why_ended());
         }
-        let mut buffer = self.buffers.take()?;
-        payload.fill(buffer.payload_mut(payload.len()))?;
+        let buffer = read_payload(payload, pages.len(), || self.buffers.take())?;
         self.send(Order::Packet { block: Arc::clone(block), pages: pages.to_vec(), buffer })
     }
 

@@ -4,7 +4,7 @@
 use zlib_rs::{Inflate, InflateFlush, Status};
 
 use super::{MethodError, PageStream};
-use crate::wire::{MethodId, PAGE_SIZE};
+use crate::wire::MethodId;
 
 /// The inflate state of one channel.
 pub struct Zlib {
@@ -22,22 +22,6 @@ impl Zlib {
     pub fn new() -> Self {
         Self { inflate: Inflate::new(true, 15) }
     }
-
-    /// One call of the decoder; returns how many bytes came out.
-    fn step(&mut self, input: &mut &[u8], out: &mut [u8]) -> Result<usize, MethodError> {
-        let (seen_in, seen_out) = (self.inflate.total_in(), self.inflate.total_out());
-        let status = self
-            .inflate
-            .decompress(input, out, InflateFlush::SyncFlush)
-            .map_err(|error| damaged(error.as_str()))?;
-        let used = (self.inflate.total_in() - seen_in) as usize;
-        let made = (self.inflate.total_out() - seen_out) as usize;
-        *input = &input[used..];
-        match status {
-            Status::StreamEnd => Err(damaged("it ends, although the migration goes on")),
-            Status::Ok | Status::BufError => Ok(made),
-        }
-    }
 }
 
 impl Default for Zlib {
@@ -46,22 +30,22 @@ impl Default for Zlib {
     }
 }
 
-fn damaged(reason: &str) -> MethodError {
-    MethodError::Stream { method: MethodId::Zlib, reason: reason.to_owned() }
-}
-
 impl PageStream for Zlib {
-    fn page(&mut self, input: &mut &[u8], page: &mut [u8; PAGE_SIZE]) -> Result<(), MethodError> {
-        let mut done = 0;
-        while done < PAGE_SIZE {
-            let before = input.len();
-            let made = self.step(input, &mut page[done..])?;
-            if made == 0 && input.len() == before {
-                return Err(damaged("a packet holds fewer bytes than its pages need"));
-            }
-            done += made;
+    const METHOD: MethodId = MethodId::Zlib;
+
+    fn step(&mut self, input: &mut &[u8], out: &mut [u8]) -> Result<usize, MethodError> {
+        let (seen_in, seen_out) = (self.inflate.total_in(), self.inflate.total_out());
+        let status = self
+            .inflate
+            .decompress(input, out, InflateFlush::SyncFlush)
+            .map_err(|error| Self::damaged(error.as_str()))?;
+        let used = (self.inflate.total_in() - seen_in) as usize;
+        let made = (self.inflate.total_out() - seen_out) as usize;
+        *input = &input[used..];
+        match status {
+            Status::StreamEnd => Err(Self::damaged("it ends, although the migration goes on")),
+            Status::Ok | Status::BufError => Ok(made),
         }
-        Ok(())
     }
 
     fn end(&mut self, input: &mut &[u8]) -> Result<(), MethodError> {
@@ -70,15 +54,15 @@ impl PageStream for Zlib {
         while !input.is_empty() {
             let before = input.len();
             if self.step(input, &mut [0])? != 0 {
-                return Err(damaged("a packet holds more bytes than its pages"));
+                return Err(Self::damaged("a packet holds more bytes than its pages"));
             }
             if input.len() == before {
-                return Err(damaged("bytes are left over behind a packet's pages"));
+                return Err(Self::damaged("bytes are left over behind a packet's pages"));
             }
         }
         // Output the decoder still holds back would belong to no page.
         if self.step(input, &mut [0])? != 0 {
-            return Err(damaged("a packet holds more bytes than its pages"));
+            return Err(Self::damaged("a packet holds more bytes than its pages"));
         }
         Ok(())
     }

@@ -4,7 +4,7 @@
 use zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer};
 
 use super::{MethodError, PageStream};
-use crate::wire::{MethodId, PAGE_SIZE};
+use crate::wire::MethodId;
 
 /// Largest window a source may ask for, as a power of two: 32 MiB, what level
 /// 20, the highest a source can be set to, uses.
@@ -30,20 +30,27 @@ impl Zstd {
     /// A stream that has not begun; its header is in the first payload.
     pub fn new() -> Result<Self, MethodError> {
         let mut context =
-            DCtx::try_create().ok_or_else(|| damaged("no memory for a zstd context"))?;
+            DCtx::try_create().ok_or_else(|| Self::damaged("no memory for a zstd context"))?;
         context.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX)).map_err(code)?;
         Ok(Self { context, begun: false })
     }
+}
 
-    /// One call of the decoder; returns how many bytes came out.
+fn code(code: zstd_safe::ErrorCode) -> MethodError {
+    Zstd::damaged(zstd_safe::get_error_name(code))
+}
+
+impl PageStream for Zstd {
+    const METHOD: MethodId = MethodId::Zstd;
+
     fn step(&mut self, input: &mut &[u8], out: &mut [u8]) -> Result<usize, MethodError> {
         if !self.begun {
             if !input.starts_with(&MAGIC) {
-                return Err(damaged("it does not begin with a zstd frame"));
+                return Err(Self::damaged("it does not begin with a zstd frame"));
             }
             // A dictionary would have to be agreed on outside the stream.
             if zstd_safe::get_dict_id_from_frame(input).is_some() {
-                return Err(damaged("it asks for a dictionary"));
+                return Err(Self::damaged("it asks for a dictionary"));
             }
             self.begun = true;
         }
@@ -53,45 +60,22 @@ impl Zstd {
         let (used, made) = (from.pos(), to.pos());
         *input = &input[used..];
         if hint == 0 {
-            return Err(damaged("its frame ends, although the migration goes on"));
+            return Err(Self::damaged("its frame ends, although the migration goes on"));
         }
         Ok(made)
-    }
-}
-
-fn damaged(reason: impl Into<String>) -> MethodError {
-    MethodError::Stream { method: MethodId::Zstd, reason: reason.into() }
-}
-
-fn code(code: zstd_safe::ErrorCode) -> MethodError {
-    damaged(zstd_safe::get_error_name(code))
-}
-
-impl PageStream for Zstd {
-    fn page(&mut self, input: &mut &[u8], page: &mut [u8; PAGE_SIZE]) -> Result<(), MethodError> {
-        let mut done = 0;
-        while done < PAGE_SIZE {
-            let before = input.len();
-            let made = self.step(input, &mut page[done..])?;
-            if made == 0 && input.len() == before {
-                return Err(damaged("a packet holds fewer bytes than its pages need"));
-            }
-            done += made;
-        }
-        Ok(())
     }
 
     fn end(&mut self, input: &mut &[u8]) -> Result<(), MethodError> {
         loop {
             let before = input.len();
             if self.step(input, &mut [0])? != 0 {
-                return Err(damaged("a packet holds more bytes than its pages"));
+                return Err(Self::damaged("a packet holds more bytes than its pages"));
             }
             if input.is_empty() {
                 return Ok(());
             }
             if input.len() == before {
-                return Err(damaged("bytes are left over behind a packet's pages"));
+                return Err(Self::damaged("bytes are left over behind a packet's pages"));
             }
         }
     }

@@ -184,11 +184,6 @@ impl Payload for FromConnection<'_> {
         self.left
     }
 
-    fn fill(&mut self, buffer: &mut [u8]) -> io::Result<()> {
-        self.take(buffer.len())?;
-        self.connection.read_exact(buffer)
-    }
-
     unsafe fn fill_parts(&mut self, parts: &[(*mut u8, usize)]) -> io::Result<()> {
         self.take(parts.iter().map(|part| part.1).sum())?;
         // SAFETY: the caller vouches for the parts.

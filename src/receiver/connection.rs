@@ -161,12 +161,6 @@ impl Connection {
         Ok(Filled::More)
     }
 
-    /// Fills `buffer`, first with unread bytes, then straight from the socket.
-    pub fn read_exact(&mut self, buffer: &mut [u8]) -> io::Result<()> {
-        // SAFETY: the one part is the whole of a slice that we hold mutably.
-        unsafe { self.read_parts(&[(buffer.as_mut_ptr(), buffer.len())]) }
-    }
-
     /// Fills part after part, first with unread bytes, then straight from the
     /// socket.
     ///

@@ -9,9 +9,55 @@ use multifd_qpl::{
         hardware::{self, Numa},
     },
     ram::{Policy, ZeroMode},
-    receiver::{Options, SwitchoverAck},
+    receiver::{Address, Listener, Options, SwitchoverAck},
     wire::{MethodId, main_stream::Limits},
 };
+
+use super::output::Error;
+
+/// Options of everything that a source connects to.
+#[derive(Debug, clap::Args)]
+pub struct Listening {
+    /// Where to listen: tcp:HOST:PORT (an empty HOST is 127.0.0.1) or unix:PATH
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Address,
+    /// multifd-channels of the source [default: as many as connect]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8))]
+    channels: Option<u8>,
+    /// Answer that the migration failed, so that the source's guest runs on:
+    /// takes a live snapshot. The source needs its capability return-path
+    #[arg(long)]
+    pub resume_source: bool,
+    /// When to send SWITCHOVER_ACK: auto, always or never
+    #[arg(long, default_value = "auto", value_name = "WHEN", value_parser = switchover_ack)]
+    switchover_ack: SwitchoverAck,
+    /// Give up when nothing arrives for so many seconds
+    #[arg(long, default_value = "60", value_name = "SECONDS", value_parser = seconds)]
+    timeout: Duration,
+}
+
+impl Listening {
+    /// Number of channels, if it was said.
+    pub fn channels(&self) -> Option<usize> {
+        self.channels.map(usize::from)
+    }
+
+    /// Writes these into the library's options.
+    pub fn apply(&self, options: &mut Options) {
+        options.channels = self.channels();
+        options.switchover_ack = self.switchover_ack;
+        options.idle_timeout = self.timeout;
+        options.need_return_path = self.resume_source;
+    }
+
+    /// Listens, and says where.
+    pub fn bind(&self) -> Result<Listener, Error> {
+        let listener = Listener::bind(&self.listen)
+            .map_err(|error| Error::Listen(self.listen.clone(), error))?;
+        eprintln!("listening on {}", listener.address());
+        Ok(listener)
+    }
+}
 
 /// Options of everything that receives.
 #[derive(Debug, clap::Args)]
@@ -105,7 +151,7 @@ pub fn size(text: &str) -> Result<u64, String> {
 }
 
 /// Seconds, as a number with or without a fraction.
-pub fn seconds(text: &str) -> Result<Duration, String> {
+fn seconds(text: &str) -> Result<Duration, String> {
     text.parse()
         .ok()
         .and_then(|seconds: f64| Duration::try_from_secs_f64(seconds).ok())
@@ -113,7 +159,7 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
 }
 
 /// `auto`, `always` or `never`.
-pub fn switchover_ack(text: &str) -> Result<SwitchoverAck, String> {
+fn switchover_ack(text: &str) -> Result<SwitchoverAck, String> {
     match text {
         "auto" => Ok(SwitchoverAck::Auto),
         "always" => Ok(SwitchoverAck::Always),
