@@ -152,10 +152,11 @@ mod tests {
     #[test]
     fn growth_counts_from_the_start() {
         let meter = Meter::start(false);
-        let memory = vec![1_u8; 64 << 20];
+        let memory = vec![1_u8; 256 << 20];
         let growth = meter.read().rss_growth_bytes;
         drop(std::hint::black_box(memory));
-        // Other tests of this process may use memory at the same time.
-        assert!(growth >= 63 << 20, "{growth}");
+        // Other tests of this process take and free memory at the same time,
+        // but none of them as much.
+        assert!(growth >= 128 << 20, "{growth}");
     }
 }
