@@ -1,19 +1,22 @@
 //! Packet buffers: payload memory that is reused for the whole migration.
 //!
 //! A buffer has room for every payload that real sources send, plus the padding
-//! that page decoders may read behind it. Three of them share an area of 2 MiB
-//! that is one huge page where the host allows it, so that filling them costs
-//! one page fault and not hundreds; where it doesn't, only the pages a payload
-//! really fills are ever resident. They stay so: the device reads its source
-//! from memory that was just written by `read`. Payloads beyond that, up to
-//! [`MAX_PAYLOAD`], go to a reserve that is mapped with the buffer and takes no
-//! memory until then.
+//! that page decoders may read behind it. Three of them share an area of 2 MiB.
+//! The first areas are one huge page each where the host allows it, so that
+//! filling them costs one page fault and not hundreds; in the others only the
+//! pages a payload really fills are ever resident. They stay so: the device
+//! reads its source from memory that was just written by `read`. Payloads beyond
+//! that, up to [`MAX_PAYLOAD`], go to a reserve that is mapped with the buffer
+//! and takes no memory until then.
 
 use std::{
     io,
     ptr::NonNull,
     slice,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -30,6 +33,10 @@ const AREA: usize = 2 << 20;
 const PER_AREA: usize = 3;
 /// Bytes of a buffer in its area.
 const SLOT: usize = AREA / PER_AREA / PAGE_SIZE * PAGE_SIZE;
+/// Most areas that are huge pages at a time: what two channels use. A source
+/// with a hundred channels makes small packets on each, and must not make us
+/// hold a huge page for every three of them.
+const HUGE_AREAS: usize = 6;
 /// Longest payload that a buffer's part of its area takes.
 const SLOT_PAYLOAD: usize = SLOT - INPUT_PADDING;
 /// Bytes of a buffer's reserve.
@@ -97,10 +104,12 @@ impl Area {
         let address = mapping.start.as_ptr().addr();
         let offset = address.next_multiple_of(AREA) - address;
         let aligned = mapping.start.as_ptr().wrapping_add(offset);
+        let few = AREAS.fetch_add(1, Ordering::Relaxed) < HUGE_AREAS;
+        let advice = if few { libc::MADV_HUGEPAGE } else { libc::MADV_NOHUGEPAGE };
         // Only advice: kernels without huge pages refuse it, and that is no harm.
         // SAFETY: the range lies in the mapping made above, and the advice
         // changes no content.
-        unsafe { libc::madvise(aligned.cast(), AREA, libc::MADV_HUGEPAGE) };
+        unsafe { libc::madvise(aligned.cast(), AREA, advice) };
         Ok(Self { mapping, offset })
     }
 
@@ -109,6 +118,15 @@ impl Area {
         self.mapping.start.as_ptr().wrapping_add(self.offset + index * SLOT)
     }
 }
+
+impl Drop for Area {
+    fn drop(&mut self) {
+        AREAS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Areas that are mapped. Only a count: nothing is ordered by it.
+static AREAS: AtomicUsize = AtomicUsize::new(0);
 
 /// The memory of one buffer.
 #[derive(Debug)]
