@@ -10,8 +10,8 @@
 //! * [`engine`]: runs page jobs, in software or on the device.
 //! * [`measure`]: what a migration costs the process.
 //! * [`method`]: one file per compression method.
-//! * [`receiver`]: connections, epochs, the verdict.
 //! * [`recording`]: recorded migrations: read, send, generate.
+//! * [`receiver`]: connections, epochs, the verdict; records, too.
 //! * [`capi`]: the C interface to methods and received map.
 //! * [`doctor`]: what stands between this host and its IAA.
 
